@@ -1,0 +1,102 @@
+# Drover. Everything there is to know:
+#
+#   make            build the programs into build/
+#   make demo       the main job on a real IPVS kernel, in a lab: watch it
+#   make test       everything: unit tests with the race detector, fuzz seeds, the real kernel, the labs
+#   make bench      tables against ipvsadm on the same kernel
+#   make soak       what takes long: every lab ten times
+#   make lint       gofmt, vet, staticcheck
+#   make vuln       govulncheck
+#   make generate   write again what is generated from the code
+#   make install    programs, unit files and example configurations below $(DESTDIR)$(PREFIX)
+#
+# Targets install what they miss from Debian's packages, as root or with sudo, and otherwise say what
+# to install. The lab's kernel needs neither: its package is unpacked into build/.
+
+GO     ?= go
+PREFIX ?= /usr/local
+BUILD  := $(abspath build)
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/drover-lb/drover/internal/version.Version=$(VERSION)
+
+# The lab unpacks and looks for its kernel here first.
+export DROVER_UML := $(BUILD)/uml
+
+# Debian's frozen package lists want no questions.
+export DEBIAN_FRONTEND := noninteractive
+
+LAB       := $(BUILD)/drover lab
+KERNEL    := -tags kernel -exec '$(LAB) exec --memory 1536 --'
+# Packages with tests against the real kernel, which carry the build tag "kernel".
+KERNEL_PKGS = $(shell grep -rl --include=*_test.go '^//go:build kernel' . | xargs -r -n1 dirname | sort -u)
+
+.PHONY: all build demo test unit kernel-test lab-test bench soak lint vuln generate install kernel clean
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BUILD)/ ./cmd/...
+
+# $(call need,COMMAND=PACKAGE...): Debian's packages of the commands that are not there.
+define need
+	@missing=; for p in $(1); do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v "$${p%%=*}" >/dev/null || missing="$$missing $${p##*=}"; done; \
+	if [ -z "$$missing" ]; then exit 0; \
+	elif [ "$$(id -u)" = 0 ]; then apt-get -qq update && apt-get -qq -y install --no-install-recommends $$missing >/dev/null; \
+	elif sudo -n true 2>/dev/null; then sudo apt-get -qq update && sudo apt-get -qq -y install --no-install-recommends $$missing >/dev/null; \
+	else echo "missing, and there is neither root nor sudo to install it: apt-get install$$missing" >&2; exit 1; fi
+endef
+
+kernel: build
+	@$(LAB) kernel --dir $(DROVER_UML)
+
+demo: kernel
+	$(LAB) run --kernel uml --out $(BUILD)/lab examples/one-director
+	@echo "The picture of it: build/lab/one-director/timeline.svg"
+
+test: unit kernel-test lab-test
+
+unit:
+	$(call need,gcc=gcc gcc=libc6-dev)
+	$(GO) test -race ./...
+
+kernel-test: kernel
+	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
+	CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 10m $(KERNEL) $(KERNEL_PKGS)
+
+lab-test: kernel
+	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
+	DROVER=$(BUILD)/drover $(GO) test -count=1 -timeout 14m -tags lab ./examples
+
+bench: kernel
+	$(call need,ipvsadm=ipvsadm)
+	CGO_ENABLED=0 $(GO) test -count=1 -run NONE -bench . $(KERNEL) ./ipvs
+
+soak: kernel
+	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
+	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -timeout 14m -tags lab ./examples || exit 1; done
+
+lint:
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt: the files above are not formatted" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags kernel,lab ./...
+	$(GO) tool staticcheck ./...
+	$(GO) tool staticcheck -tags kernel,lab ./...
+
+vuln:
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
+
+generate:
+	$(GO) generate ./...
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/doc/drover
+	install -m 755 $(BUILD)/drover $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(BUILD)/drover-director $(BUILD)/drover-realserver $(DESTDIR)$(PREFIX)/sbin/
+	for unit in packaging/*.service; do \
+	  sed 's|/usr/sbin/|$(PREFIX)/sbin/|g' "$$unit" > $(DESTDIR)$(PREFIX)/lib/systemd/system/"$${unit##*/}"; done
+	install -m 644 packaging/*.yaml README.md CHANGELOG.md $(DESTDIR)$(PREFIX)/share/doc/drover/
+
+clean:
+	rm -rf $(BUILD)

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover-lb/drover/arp"
+	"github.com/drover-lb/drover/cmd/internal/app"
+	"github.com/drover-lb/drover/conf"
+	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/kernel"
+	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/sysctl"
+)
+
+// openTimeout bounds the first contact with the kernel, the loading of its modules included.
+const openTimeout = 15 * time.Second
+
+// statusTimeout bounds how long an asker waits for the loop.
+const statusTimeout = 10 * time.Second
+
+// options are the command line of a director.
+type options struct {
+	config   string
+	stateDir string
+	log      *slog.Logger
+	notifier *app.Notifier
+	reload   <-chan struct{} // a value for each request to read the file again
+}
+
+// load reads a director's file. The error is an [*app.ConfigError].
+func load(path string) (*spec.File, error) {
+	f, err := spec.Load(path)
+	if err != nil {
+		return nil, &app.ConfigError{Err: err}
+	}
+	return f, nil
+}
+
+// director runs until ctx ends, in the network namespace of the process. A file that is bad to begin with
+// gives an [*app.ConfigError], with the kernel untouched.
+func director(ctx context.Context, opts options) error {
+	log := opts.log
+	read := app.SignatureOf(opts.config)
+	file, err := load(opts.config)
+	if err != nil {
+		return err
+	}
+	warn(log, file)
+	unlock, err := app.Lock(opts.stateDir, "director")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	openCtx, cancel := context.WithTimeout(ctx, openTimeout)
+	k, err := kernel.Open(openCtx, log)
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	keeper, err := sysctl.New(sysctl.Options{State: filepath.Join(opts.stateDir, "sysctl.json"), Holder: "director"})
+	if err != nil {
+		return err
+	}
+	ann, err := arp.NewAnnouncer(arp.Options{Log: log})
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	c, err := controller.New(controller.Options{
+		Kernel:    k,
+		Announcer: &announcer{Announcer: ann, log: log, epochs: make(map[arp.Claim]uint64)},
+		Sysctls:   keeper,
+		StateDir:  opts.stateDir,
+		Log:       log,
+		Registry:  registry,
+		Version:   app.Version(),
+		Turn:      opts.notifier.Alive,
+		Heartbeat: opts.notifier.Heartbeat(),
+		Summary:   opts.notifier.Status,
+	}, file, opts.config)
+	if err != nil {
+		return err
+	}
+
+	// What the controller needs on its way out outlives it.
+	group, groupCtx := errgroup.WithContext(ctx)
+	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRest()
+	var helpers errgroup.Group
+	if path := file.Director.Socket; path != "" {
+		l, err := app.Listen(path)
+		if err != nil {
+			return err
+		}
+		helpers.Go(func() error {
+			err := app.Serve(rest, l, handler(c, registry))
+			if err != nil {
+				log.Error("the status socket is closed", "error", err)
+			}
+			return nil
+		})
+	}
+	helpers.Go(func() error {
+		err := ann.Run(rest)
+		if err != nil {
+			log.Error("the announcer has ended; neighbours are not told of the VIPs any more", "error", err)
+		}
+		return err
+	})
+	group.Go(func() error { return c.Run(groupCtx) })
+	r := &reloader{path: opts.config, log: log, controller: c, notifier: opts.notifier, socket: file.Director.Socket}
+	changed := make(chan struct{}, 1)
+	group.Go(func() error {
+		app.Watch(groupCtx, opts.config, log, func() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}, read)
+		return nil
+	})
+	group.Go(func() error {
+		ready := c.Ready()
+		for {
+			select {
+			case <-groupCtx.Done():
+				return nil
+			case <-ready:
+				ready, r.ready = nil, true
+				opts.notifier.Ready()
+				debug.FreeOSMemory() // reading the file took more than what comes after it
+			case <-opts.reload:
+				r.reload(groupCtx, "asked to")
+			case <-changed:
+				r.reload(groupCtx, "the file changed")
+			}
+		}
+	})
+
+	<-groupCtx.Done()
+	opts.notifier.Stopping()
+	err = group.Wait()
+	stopRest()
+	return errors.Join(err, helpers.Wait())
+}
+
+func warn(log *slog.Logger, f *spec.File) {
+	for _, w := range f.Warnings {
+		log.Warn("the file says something odd", "warning", w.Error())
+	}
+}
+
+// reloader reads the file again.
+type reloader struct {
+	path       string
+	log        *slog.Logger
+	controller *controller.Controller
+	notifier   *app.Notifier
+	socket     string // in use
+	ready      bool
+}
+
+func (r *reloader) reload(ctx context.Context, why string) {
+	if r.ready {
+		r.notifier.Reloading()
+		defer r.notifier.Ready()
+	}
+	f, err := load(r.path)
+	if err != nil {
+		r.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", err)
+		if err := r.controller.Reject(ctx, err); err != nil && ctx.Err() == nil {
+			r.log.Error("failed to tell the controller", "error", err)
+		}
+		return
+	}
+	warn(r.log, f)
+	if f.Director.Socket != r.socket {
+		r.log.Warn("the status socket moves at the next start only", "now", r.socket, "file", f.Director.Socket)
+	}
+	r.log.Info("file read", "why", why, "path", r.path, "vips", len(f.Spec.VIPs), "services", len(f.Spec.Services))
+	if err := r.controller.SetFile(ctx, f, r.path); err != nil {
+		if ctx.Err() == nil {
+			r.log.Error("failed to tell the controller", "error", err)
+		}
+		return
+	}
+	debug.FreeOSMemory()
+}
+
+// announcer speaks the controller's words to package arp.
+type announcer struct {
+	*arp.Announcer
+	log    *slog.Logger
+	epochs map[arp.Claim]uint64
+}
+
+// Set implements [controller.Announcer].
+func (a *announcer) Set(claims []controller.Claim) {
+	list := make([]arp.Claim, len(claims))
+	epochs := make(map[arp.Claim]uint64, len(claims))
+	var again []netip.Addr
+	for i, c := range claims {
+		k := arp.Claim{Interface: c.Interface, Addr: c.Addr}
+		list[i] = k
+		epochs[k] = c.Epoch
+		if before, known := a.epochs[k]; known && before != c.Epoch {
+			again = append(again, c.Addr)
+		}
+	}
+	a.epochs = epochs
+	if err := a.Announcer.Set(list); err != nil {
+		a.log.Error("failed to announce the VIPs", "error", err)
+		return
+	}
+	if len(again) > 0 {
+		a.AnnounceNow(again...)
+	}
+}
+
+// handler answers at the status socket.
+func handler(c *controller.Controller, reg *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+		defer cancel()
+		st, err := c.Status(ctx)
+		if err != nil {
+			app.WriteJSON(w, http.StatusServiceUnavailable, map[string]string{"error": fmt.Sprintf("the reconcile loop does not answer: %v", err)})
+			return
+		}
+		app.WriteJSON(w, http.StatusOK, st)
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: statusTimeout}))
+	return mux
+}
+
+// describe validates a file and says in one line what it asks for; it touches nothing. The error is an
+// [*app.ConfigError].
+func describe(path string) (summary string, warnings conf.Errors, err error) {
+	f, err := load(path)
+	if err != nil {
+		return "", nil, err
+	}
+	n := 0
+	for i := range f.Spec.Services {
+		n += len(f.Spec.Services[i].RealServers)
+	}
+	return fmt.Sprintf("%s: good: %d VIPs, %d services, %d real servers", path, len(f.Spec.VIPs), len(f.Spec.Services), n), f.Warnings, nil
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The test binary is drover-director when a test starts it as such.
+func init() {
+	if os.Getenv("DROVER_TEST_DIRECTOR") != "" {
+		os.Exit(run(append([]string{"drover-director"}, os.Args[1:]...), os.Stdout, os.Stderr))
+	}
+}
+
+const corpus = "../../controller/spec/testdata/"
+
+func files(t *testing.T, kind string) []string {
+	t.Helper()
+	list, err := filepath.Glob(corpus + kind + "/*.yaml")
+	if err != nil || len(list) == 0 {
+		t.Fatalf("no files in %s%s: %v", corpus, kind, err)
+	}
+	return list
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	call := func(args ...string) (status int, out, errs string) {
+		var o, e bytes.Buffer
+		status = run(append([]string{"drover-director", "--state-dir", dir + "/state"}, args...), &o, &e)
+		return status, strings.ReplaceAll(o.String(), dir, "DIR"), strings.ReplaceAll(e.String(), dir, "DIR")
+	}
+	bad := files(t, "bad")
+	if len(bad) < 40 {
+		t.Errorf("%d bad files", len(bad))
+	}
+	for _, path := range bad {
+		status, out, errs := call("--check", "--config", path)
+		if status != exitUsage || out != "" || !strings.HasPrefix(errs, path+":") {
+			t.Errorf("%s: status %d, output %q, errors %q", path, status, out, errs)
+		}
+	}
+	for _, path := range append(files(t, "good"), "../../packaging/director.yaml") {
+		if status, out, errs := call("--check", "--config", path); status != exitOK || !strings.HasPrefix(out, path+": good: ") {
+			t.Errorf("%s: status %d, output %q, errors %q", path, status, out, errs)
+		}
+	}
+
+	path := filepath.Join(dir, "d.yaml")
+	write(t, path, "director: {interface: eth0}\nvips: [192.0.2.10]\nservices: [{address: 192.0.2.11, port: 80, real_servers: [10.0.0.11]}]\n")
+	status, out, errs := call("--check", "--config", path)
+	if status != exitOK || out != "DIR/d.yaml: good: 1 VIPs, 1 services, 1 real servers\n" || strings.Count(errs, "(warning)") != 2 {
+		t.Errorf("status %d, output %q, errors %q", status, out, errs)
+	}
+	// Without --check a bad file, or none, ends it before anything is touched.
+	if status, _, errs := call("--config", bad[0]); status != exitUsage || !strings.Contains(errs, bad[0]+":") {
+		t.Errorf("status %d, errors %q", status, errs)
+	}
+	if status, _, errs := call("--check", "--config", path+".missing"); status != exitUsage || !strings.Contains(errs, "no such file") {
+		t.Errorf("status %d, errors %q", status, errs)
+	}
+	for _, args := range [][]string{{"--frobnicate"}, {"--config", path, "extra"}, {"--config", path, "--log-level", "loud"}, {"--config", path, "--log-format", "xml"}} {
+		if status, _, errs := call(args...); status != exitUsage || !strings.HasPrefix(errs, "drover-director: ") {
+			t.Errorf("%q: status %d, errors %q", args, status, errs)
+		}
+	}
+	if _, err := os.Stat(dir + "/state"); err == nil {
+		t.Error("something was written")
+	}
+	if status, out, _ := call("--version"); status != exitOK || !strings.HasPrefix(out, "drover-director version ") {
+		t.Errorf("status %d, output %q", status, out)
+	}
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+
+	"github.com/drover-lb/drover/cmd/internal/app"
+	"github.com/drover-lb/drover/realserver"
+	"github.com/drover-lb/drover/realserver/kernel"
+	"github.com/drover-lb/drover/realserver/proof"
+	"github.com/drover-lb/drover/sysctl"
+)
+
+// options are the command line of an agent.
+type options struct {
+	config   string
+	state    string
+	log      *slog.Logger
+	notifier *app.Notifier
+	reload   <-chan struct{} // a value for each request to read the file again
+}
+
+// load reads a real server's file. The error is an [*app.ConfigError].
+func load(path string) (*realserver.Config, error) {
+	cfg, err := realserver.Load(path)
+	if err != nil {
+		return nil, &app.ConfigError{Err: err}
+	}
+	return cfg, nil
+}
+
+// agent runs until ctx ends, in the network namespace of the process. A file that is bad to begin with
+// gives an [*app.ConfigError], with the kernel untouched.
+func agent(ctx context.Context, o options) error {
+	cfg, err := load(o.config)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(o.state)
+	unlock, err := app.Lock(dir, "realserver")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	k, err := kernel.Open()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	keeper, err := sysctl.New(sysctl.Options{State: filepath.Join(dir, "sysctl.json"), Holder: "realserver"})
+	if err != nil {
+		return err
+	}
+	prover := proof.New(o.log)
+	defer prover.Close()
+	a, err := realserver.New(realserver.Options{
+		Kernel:    k,
+		Sysctls:   keeper,
+		Prover:    prover,
+		State:     o.state,
+		Log:       o.log,
+		Turn:      o.notifier.Alive,
+		Heartbeat: o.notifier.Heartbeat(),
+		Summary:   o.notifier.Status,
+	}, cfg)
+	if err != nil {
+		return err
+	}
+
+	var settings []string
+	for _, row := range realserver.Settings {
+		path, err := sysctl.Path(row.Key)
+		if err != nil {
+			return err
+		}
+		settings = append(settings, path)
+	}
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	helpersCtx, stopHelpers := context.WithCancel(ctx)
+	defer stopHelpers()
+	helpers.Go(func() { k.Watch(helpersCtx, o.log, settings...) })
+	changed := make(chan struct{}, 1)
+	helpers.Go(func() {
+		app.Watch(helpersCtx, o.config, o.log, func() {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		})
+	})
+	helpers.Go(func() {
+		ready := a.Ready()
+		for {
+			select {
+			case <-helpersCtx.Done():
+				o.notifier.Stopping()
+				return
+			case <-ready:
+				ready = nil
+				o.notifier.Ready()
+				debug.FreeOSMemory() // the start takes more than what comes after it
+			case <-o.reload:
+				reload(a, o, "asked to", ready == nil)
+			case <-changed:
+				reload(a, o, "the file changed", ready == nil)
+			}
+		}
+	})
+	return a.Run(ctx)
+}
+
+// reload reads the file again. A bad one leaves the old configuration in force.
+func reload(a *realserver.Agent, o options, why string, ready bool) {
+	if ready {
+		o.notifier.Reloading()
+		defer o.notifier.Ready()
+	}
+	cfg, err := load(o.config)
+	if err != nil {
+		o.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", err)
+		return
+	}
+	o.log.Info("file read", "why", why, "path", o.config, "vips", len(cfg.VIPs))
+	a.Set(cfg)
+}

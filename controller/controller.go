@@ -1,0 +1,800 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/drover-lb/drover/controller/kernel"
+	"github.com/drover-lb/drover/controller/plan"
+	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/ipvs"
+	"github.com/drover-lb/drover/sysctl"
+)
+
+// Kernel is all that a director needs of the kernel. Its methods are called by one goroutine at a
+// time, except that SetAddress may be called while Services or Apply or Load... runs. Calls are bounded
+// in time.
+type Kernel interface {
+	Table
+	Addresses
+	// Changed has a value when Changes has something new.
+	Changed() <-chan struct{}
+	// Changes returns what happened to addresses and interfaces since the last call.
+	Changes() kernel.Changes
+}
+
+// Announcer tells neighbours where addresses are. Set replaces all claims, and must not block; a claim
+// that is new, or whose Epoch rose, is announced at once.
+type Announcer interface {
+	Set(claims []Claim)
+}
+
+// Sysctls sets kernel settings and puts them back; [sysctl.Keeper] does.
+type Sysctls interface {
+	Apply(rows []sysctl.Row) ([]sysctl.Change, error)
+	Repair() ([]sysctl.Change, error)
+	Restore() ([]sysctl.Change, error)
+}
+
+const (
+	// renewals is how often a VIP is renewed in its lifetime.
+	renewals = 4
+	// settleGap is the least time between two looks at the VIPs which the kernel's notifications
+	// cause, so that a program that fights for an address does not keep the loop busy.
+	settleGap = 20 * time.Millisecond
+	// stopTimeout bounds what is done on the way out.
+	stopTimeout = 15 * time.Second
+	// moduleTimeout bounds the loading of one kernel module.
+	moduleTimeout = 2 * time.Second
+)
+
+// Options of a Controller. Only Kernel is required.
+type Options struct {
+	Kernel    Kernel
+	Announcer Announcer
+	Sysctls   Sysctls
+	// StateDir is where the state file is, which tells a successor what is ours; empty for none.
+	StateDir string
+	Log      *slog.Logger
+	Registry prometheus.Registerer
+	Version  string
+	// Turn is called each time the loop turns, at least every Heartbeat, and must not block.
+	Turn      func()
+	Heartbeat time.Duration // 0 for none
+	// Summary is called with one line for people whenever it changes, and must not block.
+	Summary func(string)
+}
+
+// Controller reconciles a kernel with a spec. Make one with [New]; it does nothing before [Controller.Run].
+type Controller struct {
+	opts    Options
+	log     *slog.Logger
+	kernel  Kernel
+	metrics *metrics
+
+	inputs   chan input
+	requests chan chan *Status
+	ready    chan struct{}
+	done     chan struct{}
+
+	// What follows belongs to the goroutine of Run.
+
+	file     *spec.File
+	path     string
+	hash     string
+	loaded   time.Time
+	rejected error // why the newest file was not taken
+	rejectAt time.Time
+	want     plan.State
+	vipKeys  []vipKey
+	settings []Setting
+
+	store    *stateStore
+	storeErr error
+	owned    map[ipvs.Key]struct{}
+	vips     *vips
+
+	fresh     bool // the file has not been applied yet
+	have      plan.State
+	haveAt    time.Time // zero: never read
+	pending   plan.Plan // what is left to do
+	failing   failures
+	print     uint64 // of a table that was as wanted
+	printed   bool
+	listed    time.Time // the table as a whole
+	tableErr  error
+	sysctlErr error
+	applied   bool // sysctls, for this file
+	modules   map[string]bool
+	claims    []Claim
+
+	tick, renew *time.Ticker
+	settled     time.Time
+	started     time.Time
+	passes      uint64
+	lastPass    time.Time
+	lastTook    time.Duration
+	heals       uint64
+	summary     string
+}
+
+// input is a new file, or why there is none.
+type input struct {
+	file  *spec.File
+	path  string
+	err   error
+	taken chan struct{}
+}
+
+// New returns a controller for a first file; path is where it came from, for the status.
+func New(opts Options, f *spec.File, path string) (*Controller, error) {
+	if opts.Kernel == nil {
+		return nil, errors.New("controller: no kernel")
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	if opts.Announcer == nil {
+		opts.Announcer = silent{}
+	}
+	if opts.Registry == nil {
+		opts.Registry = prometheus.NewRegistry()
+	}
+	if opts.Turn == nil {
+		opts.Turn = func() {}
+	}
+	if opts.Summary == nil {
+		opts.Summary = func(string) {}
+	}
+	store, err := openState(opts.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	c := &Controller{
+		opts:     opts,
+		log:      opts.Log,
+		kernel:   opts.Kernel,
+		inputs:   make(chan input),
+		requests: make(chan chan *Status),
+		ready:    make(chan struct{}),
+		done:     make(chan struct{}),
+		store:    store,
+		owned:    make(map[ipvs.Key]struct{}),
+		failing:  make(failures),
+		modules:  make(map[string]bool),
+	}
+	c.vips = newVIPs(opts.Kernel, opts.Log)
+	c.vips.save = c.save
+	if c.metrics, err = newMetrics(opts.Registry, c); err != nil {
+		return nil, err
+	}
+	c.vips.renewed = c.metrics.renewed
+	c.take(f, path)
+	return c, nil
+}
+
+type silent struct{}
+
+func (silent) Set([]Claim) {}
+
+// String names the task.
+func (c *Controller) String() string { return "controller" }
+
+// Ready is closed after the first pass in which the table could be read. Single changes may have
+// failed then: a spec with one service that this kernel cannot have must not keep all others from
+// being served, and a daemon that waits for it would be killed by its supervisor.
+func (c *Controller) Ready() <-chan struct{} { return c.ready }
+
+// errStopped is returned by calls on a controller that has ended.
+var errStopped = errors.New("the controller has ended")
+
+// SetFile makes f the desired state. It returns when the loop has taken it, before it is in the kernel.
+// What failed is tried again at once. The controller keeps f, which must not be changed any more.
+func (c *Controller) SetFile(ctx context.Context, f *spec.File, path string) error {
+	return c.send(ctx, input{file: f, path: path})
+}
+
+// Reject tells the status that a newer file was not taken, and why.
+func (c *Controller) Reject(ctx context.Context, why error) error {
+	return c.send(ctx, input{err: why})
+}
+
+func (c *Controller) send(ctx context.Context, in input) error {
+	in.taken = make(chan struct{})
+	select {
+	case c.inputs <- in:
+		<-in.taken
+		return nil
+	case <-c.done:
+		return errStopped
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// take makes f the current file.
+func (c *Controller) take(f *spec.File, path string) {
+	c.file, c.path, c.hash, c.loaded = f, path, hash(f), time.Now()
+	c.rejected, c.rejectAt = nil, time.Time{}
+	c.want = plan.Want(&f.Spec)
+	c.vipKeys = keysOf(f)
+	c.settings = Settings(f)
+	c.vips.life = f.Director.VIPLifetime
+	c.fresh, c.applied = true, false
+	for _, x := range c.failing {
+		x.next = time.Time{}
+	}
+}
+
+// hash is that of the spec's values, without the settings of this director: two directors with the same
+// hash want the same.
+func hash(f *spec.File) string {
+	sum := sha256.Sum256((&spec.File{Spec: f.Spec}).Format())
+	return hex.EncodeToString(sum[:])
+}
+
+// Run reconciles until ctx ends, and then does what on_stop says. It returns nil unless that failed.
+func (c *Controller) Run(ctx context.Context) error {
+	defer close(c.done)
+	c.started = time.Now()
+	c.tick = time.NewTicker(c.file.Director.ReconcileInterval)
+	defer c.tick.Stop()
+	c.renew = time.NewTicker(c.file.Director.VIPLifetime / renewals)
+	defer c.renew.Stop()
+	var beat <-chan time.Time
+	if c.opts.Heartbeat > 0 {
+		t := time.NewTicker(c.opts.Heartbeat)
+		defer t.Stop()
+		beat = t.C
+	}
+	settle := time.NewTimer(time.Hour)
+	settle.Stop()
+	defer settle.Stop()
+
+	c.inherit()
+	c.pass(ctx)
+	for ctx.Err() == nil {
+		c.opts.Turn()
+		select {
+		case <-ctx.Done():
+		case <-c.renew.C:
+			c.vips.renew(ctx)
+		case <-c.kernel.Changed():
+			if !c.vips.noticed(c.kernel.Changes()) {
+				break
+			}
+			if wait := settleGap - time.Since(c.settled); wait > 0 {
+				settle.Reset(wait)
+				break
+			}
+			c.settle(ctx)
+		case <-settle.C:
+			c.settle(ctx)
+		case <-c.tick.C:
+			c.pass(ctx)
+		case in := <-c.inputs:
+			c.input(in)
+			close(in.taken)
+			if in.err == nil {
+				c.pass(ctx)
+				c.vips.renew(ctx) // with the new lifetime
+			}
+		case reply := <-c.requests:
+			reply <- c.status()
+		case <-beat:
+		}
+	}
+	return c.stop(ctx)
+}
+
+// input takes in a new file.
+func (c *Controller) input(in input) {
+	if in.err != nil {
+		c.rejected, c.rejectAt = in.err, time.Now()
+		c.metrics.reload(false)
+		return
+	}
+	c.metrics.reload(true)
+	c.take(in.file, in.path)
+	c.tick.Reset(c.file.Director.ReconcileInterval)
+	c.renew.Reset(c.file.Director.VIPLifetime / renewals)
+}
+
+// inherit reads what a predecessor left.
+func (c *Controller) inherit() {
+	st, err := c.store.load()
+	if err != nil {
+		c.log.Error("failed to learn what an earlier director left; its services and VIPs that are not in the file will stay", "error", err)
+	}
+	c.owned, c.vips.owned = st.services, st.vips
+}
+
+// save writes the state file.
+func (c *Controller) save() {
+	err := c.store.save(state{services: c.owned, vips: c.vips.owned})
+	if err != nil && (c.storeErr == nil || c.storeErr.Error() != err.Error()) {
+		c.log.Error("failed to record what is ours: if this process is killed now, its successor may leave services behind", "error", err)
+	}
+	c.storeErr = err
+}
+
+// await runs f, which waits for the kernel, and renews the VIPs meanwhile: traffic goes on while
+// somebody else holds the table. f is bounded in time, so a kernel that has stopped answering makes
+// the VIPs lapse in the end.
+func (c *Controller) await(ctx context.Context, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		case <-c.renew.C:
+			c.vips.renew(ctx)
+		}
+	}
+}
+
+// pass compares everything with the kernel once and changes what differs.
+func (c *Controller) pass(ctx context.Context) {
+	begin := time.Now()
+	c.vips.noticed(c.kernel.Changes())
+	c.sysctls()
+	c.vips.giveUp(ctx, c.vipKeys)
+	// Those who are told that the address is here must not be told so when it has gone.
+	c.announce()
+	c.reconcile(ctx)
+	if ctx.Err() != nil {
+		return // what was cut off is no failure; stop comes next
+	}
+	c.settle(ctx)
+
+	c.passes++
+	c.lastPass, c.lastTook = begin, time.Since(begin)
+	c.metrics.pass(c.lastTook, c.tableErr == nil && len(c.failing) == 0)
+	if !c.haveAt.IsZero() {
+		select {
+		case <-c.ready:
+		default:
+			close(c.ready)
+		}
+	}
+	c.summarize()
+}
+
+// settle looks after the VIPs alone.
+func (c *Controller) settle(ctx context.Context) {
+	c.vips.settle(ctx, c.vipKeys, c.serves)
+	c.settled = time.Now()
+	c.announce()
+	c.summarize()
+}
+
+// announce hands the claims over if they changed.
+func (c *Controller) announce() {
+	claims := c.vips.claims()
+	if !slices.Equal(claims, c.claims) {
+		c.claims = claims
+		c.opts.Announcer.Set(slices.Clone(claims))
+	}
+}
+
+// sysctls sets what a director wants, and repairs it later.
+func (c *Controller) sysctls() {
+	if c.opts.Sysctls == nil {
+		return
+	}
+	var changes []sysctl.Change
+	var err error
+	message := "setting was changed by somebody else; set again"
+	if c.applied {
+		changes, err = c.opts.Sysctls.Repair()
+	} else {
+		message = "setting changed"
+		rows := make([]sysctl.Row, len(c.settings))
+		for i, s := range c.settings {
+			rows[i] = s.Row
+		}
+		changes, err = c.opts.Sysctls.Apply(rows)
+		c.applied = err == nil
+	}
+	for _, ch := range changes {
+		c.log.Info(message, "change", ch.String(), "reason", ch.Reason)
+	}
+	if fmt.Sprint(err) != fmt.Sprint(c.sysctlErr) {
+		if err != nil {
+			c.log.Error("failed to set a kernel setting", "error", err)
+		} else {
+			c.log.Info("all kernel settings are as wanted again")
+		}
+	}
+	c.sysctlErr = err
+}
+
+// list reads the table.
+func (c *Controller) list(ctx context.Context) (st plan.State, err error) {
+	c.await(ctx, func() {
+		var entries []ipvs.ServiceEntry
+		if entries, err = c.kernel.Services(ctx); err == nil {
+			st = plan.StateOf(entries)
+		}
+	})
+	return st, err
+}
+
+// unchanged reports that the table need not be listed: it was as wanted, and has not changed since as far
+// as its fingerprint tells. The fingerprint is taken before the listing that it is compared with, so that a
+// change in between is found the next time.
+func (c *Controller) unchanged(ctx context.Context) bool {
+	if c.want.Servers() < largeTable {
+		return false
+	}
+	var sum uint64
+	var err error
+	c.await(ctx, func() { sum, err = c.kernel.Fingerprint(ctx) })
+	if err != nil {
+		c.printed = false
+		return false
+	}
+	same := c.printed && c.print == sum && !c.fresh && c.tableErr == nil && len(c.pending.Ops) == 0 && time.Since(c.listed) < listEvery
+	c.print, c.printed = sum, same
+	return same
+}
+
+// reconcile brings the IPVS table to what is wanted.
+func (c *Controller) reconcile(ctx context.Context) {
+	if c.unchanged(ctx) {
+		return
+	}
+	c.listed = time.Now()
+	have, err := c.list(ctx)
+	if err != nil {
+		c.tableFailed(ctx, fmt.Errorf("failed to read the IPVS table: %w", err))
+		return
+	}
+	p := plan.Diff(c.want, have, plan.Owner(c.file.Director.Ownership, c.owned))
+	c.own(have)
+	ops := c.due(p.Ops)
+	if len(ops) > 0 {
+		c.load(ctx, ops)
+	}
+	errs, writes := c.apply(ctx, ops)
+	outcomes := classify(ops, errs)
+	all := len(ops) == len(p.Ops)
+	err = nil
+	var healed []plan.Op
+	current := make(map[opKey]struct{}, len(p.Ops))
+	for i := range p.Ops {
+		current[keyOf(&p.Ops[i])] = struct{}{}
+	}
+	for i := range ops {
+		o := &ops[i]
+		k := keyOf(o)
+		if outcomes[i] != done {
+			all = false
+		}
+		switch outcomes[i] {
+		case done:
+			c.metrics.op(o.Kind, "done")
+			if _, was := c.failing[k]; !was && !c.fresh {
+				healed = append(healed, *o)
+			}
+			delete(current, k)
+		case refused:
+			c.metrics.op(o.Kind, "failed")
+			if c.failing.add(k, errs[i], time.Now(), c.file.Director.ReconcileInterval) {
+				c.log.Error("the kernel refused a change", "change", o.String(), "error", errs[i])
+			}
+		case needs:
+			c.metrics.op(o.Kind, "skipped")
+		case unknown:
+			c.metrics.op(o.Kind, "unknown")
+			if err == nil {
+				err = errs[i]
+			}
+		}
+	}
+	for k, f := range c.failing {
+		if _, still := current[k]; !still {
+			delete(c.failing, k)
+			c.log.Info("a change that the kernel refused is done or not wanted any more", "change", k.String(), "since", f.since)
+		}
+	}
+
+	c.printed = len(p.Ops) == 0 // what has been written has to be seen first
+	c.report(p, ops, healed, writes)
+	if err != nil {
+		err = fmt.Errorf("failed to change the IPVS table: %w", err)
+	}
+	after := have
+	switch {
+	case all && len(p.Strangers) == 0:
+		after = c.want
+	case all:
+		after = merge(c.want, have, p.Strangers)
+	case len(ops) > 0:
+		again, rerr := c.list(ctx)
+		if rerr == nil {
+			after = again
+		} else if err == nil {
+			err = fmt.Errorf("failed to read the IPVS table: %w", rerr)
+		}
+	}
+	if err != nil {
+		c.tableFailed(ctx, err)
+	} else {
+		if c.tableErr != nil {
+			c.log.Info("the IPVS table can be read and changed again")
+		}
+		c.tableErr = nil
+		c.fresh = false
+	}
+	c.saw(after, all)
+}
+
+// String names a change without what it changes to.
+func (k opKey) String() string {
+	o := plan.Op{Kind: k.kind}
+	if k.server.Addr.IsValid() {
+		return fmt.Sprintf("%s %s of %s", o.Kind, k.server, k.service)
+	}
+	return fmt.Sprintf("%s %s", o.Kind, k.service)
+}
+
+// tableFailed notes that the table could not be read or changed at all.
+func (c *Controller) tableFailed(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if c.tableErr == nil || c.tableErr.Error() != err.Error() {
+		c.log.Error("the IPVS table is out of reach; VIPs that are held are held on", "error", err)
+	}
+	c.tableErr = err
+}
+
+// own adds what is wanted to what is ours, forgets what is neither wanted nor there, and records it
+// before the kernel is changed.
+func (c *Controller) own(have plan.State) {
+	changed := false
+	for i := range c.want.Services {
+		k := c.want.Services[i].Key
+		if _, ok := c.owned[k]; !ok {
+			c.owned[k] = struct{}{}
+			changed = true
+		}
+	}
+	for k := range c.owned {
+		if c.want.Find(k) == nil && have.Find(k) == nil {
+			delete(c.owned, k)
+			changed = true
+		}
+	}
+	if changed || c.storeErr != nil {
+		c.save()
+	}
+}
+
+// due picks the ops to be done now: not those that failed a short while ago, nor what needs them, and no
+// service is deleted while its VIP is still on its way off the interface.
+func (c *Controller) due(ops []plan.Op) []plan.Op {
+	now := time.Now()
+	wait := func(o *plan.Op) bool {
+		f := c.failing[keyOf(o)]
+		return f != nil && now.Before(f.next)
+	}
+	out := ops
+	cut := func(i int) {
+		if len(out) == len(ops) {
+			out = slices.Clone(ops[:i])
+		}
+	}
+	held := make(map[ipvs.Key]bool)
+	whole := true
+	for i := range ops {
+		o := &ops[i]
+		skip := held[o.Service.Key] || wait(o)
+		if skip && o.Kind == plan.AddService {
+			held[o.Service.Key] = true
+		}
+		if o.Kind == plan.DeleteService && c.vips.leaving(o.Service.Key.Addr) {
+			skip = true
+		}
+		switch {
+		case skip && whole:
+			cut(i)
+			whole = false
+		case !skip && !whole:
+			out = append(out, *o)
+		}
+	}
+	return out
+}
+
+// load loads the kernel modules that ops need. Without it the kernel does so itself, with the table
+// locked. If it fails the kernel still has its say: the part may be built in.
+func (c *Controller) load(ctx context.Context, ops []plan.Op) {
+	once := func(kind, name string, f func(context.Context, string) error) {
+		if name == "" || name == "none" || c.modules[kind+name] {
+			return
+		}
+		var err error
+		c.await(ctx, func() {
+			ctx, cancel := context.WithTimeout(ctx, moduleTimeout)
+			defer cancel()
+			err = f(ctx, name)
+		})
+		if err != nil {
+			c.log.Debug("failed to load a kernel module", kind, name, "error", err)
+		}
+		c.modules[kind+name] = true // tried; the kernel tries again with each service
+	}
+	for i := range ops {
+		if o := &ops[i]; o.Kind == plan.AddService || o.Kind == plan.EditService {
+			once("scheduler", o.Service.Scheduler, c.kernel.LoadScheduler)
+			once("persistence engine", o.Service.PE, c.kernel.LoadPE)
+		}
+	}
+}
+
+// apply sends ops to the kernel.
+func (c *Controller) apply(ctx context.Context, ops []plan.Op) (errs []error, writes uint64) {
+	if len(ops) == 0 {
+		return nil, 0
+	}
+	commands := make([]ipvs.Command, len(ops))
+	for i := range ops {
+		commands[i] = ops[i].Command()
+	}
+	// What has begun is finished even on the way out: a new service may have no scheduler halfway. The
+	// kernel's answers are waited for within bounds.
+	ctx = context.WithoutCancel(ctx)
+	before := c.kernel.Writes()
+	c.await(ctx, func() { errs = c.kernel.Apply(ctx, commands) })
+	return errs, c.kernel.Writes() - before
+}
+
+// report logs what a pass found and did.
+func (c *Controller) report(p plan.Plan, ops, healed []plan.Op, writes uint64) {
+	if c.fresh {
+		if len(p.Ops) == 0 {
+			c.log.Info("the IPVS table is as wanted already; nothing was written", "services", len(c.want.Services), "real_servers", c.want.Servers(), "strangers", len(p.Strangers))
+		} else if len(ops) > 0 {
+			c.log.Info("the IPVS table was changed", "plan", p.Summary(), "writes", writes, "services", len(c.want.Services), "real_servers", c.want.Servers(), "strangers", len(p.Strangers))
+		}
+	}
+	if len(healed) > 0 {
+		c.heals++
+		c.metrics.heal(len(healed))
+		c.log.Warn("healed: somebody else had changed the IPVS table", describe(healed), "writes", writes)
+	}
+}
+
+// saw notes what the table looks like now.
+func (c *Controller) saw(st plan.State, asWanted bool) {
+	c.have, c.haveAt = st, time.Now()
+	c.pending = plan.Plan{}
+	if !asWanted || len(st.Services) != len(c.want.Services) {
+		c.pending = plan.Diff(c.want, st, plan.Owner(c.file.Director.Ownership, c.owned))
+	}
+	c.own(st)
+}
+
+// serves reports whether traffic for an address has somewhere to go: one of its services is in the
+// kernel, or it has none and is for services by mark. Before the table has been read nothing is known.
+func (c *Controller) serves(a netip.Addr) bool {
+	if c.haveAt.IsZero() {
+		return false
+	}
+	wanted := false
+	for i := range c.want.Services {
+		w := &c.want.Services[i]
+		if w.Addr != a {
+			continue
+		}
+		wanted = true
+		// A new service may be without its scheduler for a moment, or for good if that is missing.
+		if h := c.have.Find(w.Key); h != nil && (h.Scheduler != "none" || w.Scheduler == "none") {
+			return true
+		}
+	}
+	return !wanted
+}
+
+// merge is the wanted table together with those services of have that are not ours.
+func merge(want, have plan.State, strangers []ipvs.Key) plan.State {
+	all := slices.Clone(want.Services)
+	for _, k := range strangers {
+		if s := have.Find(k); s != nil {
+			all = append(all, *s)
+		}
+	}
+	return plan.NewState(all)
+}
+
+// stop does what on_stop says.
+func (c *Controller) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), stopTimeout, fmt.Errorf("stopping takes longer than %s", stopTimeout))
+	defer cancel()
+	c.opts.Summary("stopping")
+	if c.file.Director.OnStop == spec.Keep {
+		err := c.vips.keep(ctx)
+		c.save()
+		c.log.Info("stopped: the IPVS table, the VIPs and the kernel settings stay (on_stop: keep)")
+		return err
+	}
+
+	c.opts.Announcer.Set(nil)
+	c.vips.giveUp(ctx, nil)
+	var errs []error
+	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.compare) {
+		if v := c.vips.known[k]; v.state == VIPLeaving {
+			errs = append(errs, v.err)
+		}
+	}
+	errs = append(errs, c.clear(ctx))
+	if c.opts.Sysctls != nil {
+		changes, err := c.opts.Sysctls.Restore()
+		for _, ch := range changes {
+			c.log.Info("setting put back", "change", ch.String())
+		}
+		errs = append(errs, err)
+	}
+	c.save()
+	errs = append(errs, c.storeErr)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("failed to give everything back: %w", err)
+	}
+	c.log.Info("stopped: VIPs, services and kernel settings are given back (on_stop: release)")
+	return nil
+}
+
+// clear deletes the services that are ours.
+func (c *Controller) clear(ctx context.Context) error {
+	have, err := c.list(ctx)
+	if err != nil {
+		return fmt.Errorf("failed to read the IPVS table: %w", err)
+	}
+	p := plan.Diff(plan.State{}, have, plan.Owner(c.file.Director.Ownership, c.owned))
+	errs, _ := c.apply(ctx, p.Ops)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	clear(c.owned)
+	return nil
+}
+
+// summarize tells the summary if it changed.
+func (c *Controller) summarize() {
+	held := 0
+	for _, k := range c.vipKeys {
+		if v := c.vips.known[k]; v != nil && v.announced() {
+			held++
+		}
+	}
+	s := fmt.Sprintf("%d of %d VIPs held, %d services, %d real servers", held, len(c.vipKeys), len(c.want.Services), c.want.Servers())
+	switch {
+	case c.tableErr != nil:
+		s += "; " + c.tableErr.Error()
+	case len(c.failing) > 0:
+		s += fmt.Sprintf("; %d changes refused by the kernel", len(c.failing))
+	}
+	if c.rejected != nil {
+		s += "; newest file not taken"
+	}
+	if s != c.summary {
+		c.summary = s
+		c.opts.Summary(s)
+	}
+}

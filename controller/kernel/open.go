@@ -1,0 +1,86 @@
+package kernel
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/drover-lb/drover/ipvs"
+)
+
+// Kernel is the kernel of one network namespace: that of the thread which called [Open]. Its methods
+// may be called from any goroutine and thread.
+type Kernel struct {
+	*ipvs.Client
+	rt    *rtnetlink
+	watch *watcher
+}
+
+// Open connects to IPVS, loading its module if need be, and to rtnetlink, and begins to watch addresses and
+// interfaces. The error wraps [*ipvs.ErrModule] if the kernel has no IPVS. A nil logger is silent.
+func Open(ctx context.Context, log *slog.Logger) (*Kernel, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	client, err := ipvs.Dial(ctx, ipvs.Config{})
+	if err != nil {
+		return nil, err
+	}
+	rt, err := openRTNetlink()
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	w, err := openWatcher(log)
+	if err != nil {
+		client.Close()
+		rt.close()
+		return nil, err
+	}
+	return &Kernel{Client: client, rt: rt, watch: w}, nil
+}
+
+// Close ends the watching and closes all sockets.
+func (k *Kernel) Close() error {
+	k.watch.close()
+	k.rt.close()
+	return k.Client.Close()
+}
+
+// LoadScheduler loads the module of a scheduler; see [ipvs.LoadScheduler].
+func (k *Kernel) LoadScheduler(ctx context.Context, name string) error {
+	return ipvs.LoadScheduler(ctx, name)
+}
+
+// LoadPE loads the module of a persistence engine; see [ipvs.LoadPE].
+func (k *Kernel) LoadPE(ctx context.Context, name string) error { return ipvs.LoadPE(ctx, name) }
+
+// Link returns the interface of that name; the error is fs.ErrNotExist when there is none.
+func (k *Kernel) Link(ctx context.Context, name string) (Link, error) { return k.rt.link(ctx, name) }
+
+// Addresses lists the addresses of all interfaces.
+func (k *Kernel) Addresses(ctx context.Context) ([]Address, error) { return k.rt.addresses(ctx) }
+
+// SetAddress puts an address onto an interface, or renews the lifetime of one that is there. The
+// lifetime is in whole seconds, at least [MinLifetime], or [Forever].
+//
+// The address is marked deprecated (preferred lifetime 0): it serves, and yet no IPv6 connection that
+// starts on this host takes it for its source (RFC 6724, section 5, rule 3; IPv4 does not look at it).
+// Duplicate address detection is off, because it would keep an IPv6 address from serving for the better
+// part of a second. With its full prefix length an address brings no route along.
+func (k *Kernel) SetAddress(ctx context.Context, index int, p netip.Prefix, lifetime time.Duration) error {
+	return k.rt.setAddress(ctx, index, p, lifetime)
+}
+
+// DeleteAddress takes an address off an interface. For one that is not there, or whose interface is
+// gone, the error is fs.ErrNotExist.
+func (k *Kernel) DeleteAddress(ctx context.Context, index int, p netip.Prefix) error {
+	return k.rt.deleteAddress(ctx, index, p)
+}
+
+// Changed has a value when Changes has something new.
+func (k *Kernel) Changed() <-chan struct{} { return k.watch.wake }
+
+// Changes returns what happened since the last call.
+func (k *Kernel) Changes() Changes { return k.watch.take() }

@@ -1,0 +1,20 @@
+package controller
+
+import (
+	"path/filepath"
+
+	"github.com/drover-lb/drover/ipvs"
+)
+
+// Owned reads from a director's state directory which services of the IPVS table are the director's in
+// the network namespace of the calling thread. It writes nothing. Where no director has been since the
+// boot, there are none.
+func Owned(stateDir string) (map[ipvs.Key]struct{}, error) {
+	s := stateStore{path: filepath.Join(stateDir, stateFile)}
+	s.boot, s.netns = scope()
+	st, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	return st.services, nil
+}

@@ -1,0 +1,20 @@
+package spec
+
+import "slices"
+
+// Equal reports whether s and o say the same in the same order; nil and empty lists are the same.
+func (s *Spec) Equal(o *Spec) bool {
+	return slices.Equal(s.VIPs, o.VIPs) &&
+		slices.EqualFunc(s.Services, o.Services, func(a, b Service) bool {
+			return a.Name == b.Name && a.Service == b.Service && slices.Equal(a.RealServers, b.RealServers)
+		})
+}
+
+// Clone returns a copy that shares no memory with s that can be changed.
+func (s *Spec) Clone() Spec {
+	c := Spec{VIPs: slices.Clone(s.VIPs), Services: slices.Clone(s.Services)}
+	for i := range c.Services {
+		c.Services[i].RealServers = slices.Clone(c.Services[i].RealServers)
+	}
+	return c
+}

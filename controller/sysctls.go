@@ -1,0 +1,76 @@
+package controller
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/ipvs"
+	"github.com/drover-lb/drover/sysctl"
+)
+
+// Setting is a kernel setting that a director wants, with where its meaning is written down.
+type Setting struct {
+	sysctl.Row
+	Source string
+}
+
+// Settings are the kernel settings that a director wants for a file, in the order in which they are to
+// be written.
+//
+// What is often recommended and is missing here on purpose:
+//
+//   - net.ipv4.ip_forward: a VIP is a local address of the director, so its packets are delivered
+//     locally, where IPVS takes them (NF_INET_LOCAL_IN) and sends them on by itself. Only answers of
+//     servers behind masquerading pass through the forwarding code.
+//   - net.ipv4.conf.*.send_redirects=0: redirects are sent by the forwarding code (ip_forward() in
+//     net/ipv4/ip_forward.c), which direct routing does not run through.
+//   - net.ipv4.conf.*.arp_ignore, arp_announce: a director is to answer for its VIPs. It asks for its
+//     real servers' addresses with the primary address of their subnet, as the packets that it passes on
+//     have a source that is not local (arp_solicit() in net/ipv4/arp.c).
+//   - net.ipv4.conf.*.rp_filter: clients are reached the way they come in, or it is for the
+//     administrator of the routes to know.
+//   - net.ipv4.vs.sloppy_tcp: only a director that takes over connections of another one needs it.
+func Settings(f *spec.File) []Setting {
+	if !f.Director.Sysctls {
+		return nil
+	}
+	var out []Setting
+	add := func(key, value, reason, source string, optional bool) {
+		out = append(out, Setting{Row: sysctl.Row{Key: key, Value: value, Reason: reason, Optional: optional}, Source: source})
+	}
+
+	var masq4, masq6 bool
+	for i := range f.Spec.Services {
+		for j := range f.Spec.Services[i].RealServers {
+			if f.Spec.Services[i].RealServers[j].Forward == ipvs.Masq {
+				masq4 = masq4 || f.Spec.Services[i].Family == ipvs.IPv4
+				masq6 = masq6 || f.Spec.Services[i].Family == ipvs.IPv6
+			}
+		}
+	}
+	// These go first: they reset settings of interfaces (inet_forward_change() in net/ipv4/devinet.c).
+	if masq4 {
+		add("net.ipv4.ip_forward", "1", "answers of real servers behind masquerading pass through the director", "Documentation/networking/ip-sysctl.rst", false)
+	}
+	if masq6 {
+		add("net.ipv6.conf.all.forwarding", "1", "answers of real servers behind masquerading pass through the director", "Documentation/networking/ip-sysctl.rst", false)
+	}
+
+	const vs = "Documentation/networking/ipvs-sysctl.rst"
+	add("net.ipv4.vs.expire_nodest_conn", "1", "a client whose real server was taken out is told at its next packet, instead of being met with silence until the connection times out (15 minutes)", vs, false)
+	add("net.ipv4.vs.expire_quiescent_template", "1", "a persistent client goes to another real server when its own gets weight 0; otherwise draining would never end", vs, false)
+	add("net.ipv4.vs.conn_reuse_mode", "1", "a client that uses a port again is scheduled anew, so it does not land on a real server with weight 0; the kernel's default, which container tools set to 0", vs, false)
+
+	var subnets []string
+	for _, v := range f.Spec.VIPs {
+		if v.Prefix.Addr().Is4() && !v.Prefix.IsSingleIP() {
+			subnets = append(subnets, cmp.Or(v.Interface, f.Director.Interface))
+		}
+	}
+	slices.Sort(subnets)
+	for _, name := range slices.Compact(subnets) {
+		add(sysctl.Interface("ipv4", "conf", name, "promote_secondaries"), "1", "a VIP that is the first address of its subnet does not take the host's other addresses of that subnet along when it goes", "Documentation/networking/ip-sysctl.rst; __inet_del_ifa() in net/ipv4/devinet.c", true)
+	}
+	return out
+}

@@ -1,0 +1,446 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/drover-lb/drover/controller/kernel"
+	"github.com/drover-lb/drover/controller/spec"
+)
+
+// Addresses is what the VIPs need of the kernel. Calls are bounded in time.
+type Addresses interface {
+	// Link looks an interface up by name; fs.ErrNotExist if there is none.
+	Link(ctx context.Context, name string) (kernel.Link, error)
+	Addresses(ctx context.Context) ([]kernel.Address, error)
+	// SetAddress adds an address, or renews the lifetime of one that is there.
+	SetAddress(ctx context.Context, index int, p netip.Prefix, lifetime time.Duration) error
+	// DeleteAddress removes an address; fs.ErrNotExist if it is not there.
+	DeleteAddress(ctx context.Context, index int, p netip.Prefix) error
+}
+
+// Claim is an address that this host answers for on an interface.
+type Claim struct {
+	Addr      netip.Addr
+	Interface string
+	// Epoch rises whenever the neighbours have to be told again, as after somebody removed the address
+	// and it was put back.
+	Epoch uint64
+}
+
+// VIPState is what is the matter with a VIP.
+type VIPState string
+
+const (
+	VIPWaiting     VIPState = "waiting"        // none of its services is in the kernel yet
+	VIPHeld        VIPState = "held"           // on the interface, with a lifetime that is renewed
+	VIPStatic      VIPState = "static"         // on the interface for good, put there by somebody else
+	VIPNoInterface VIPState = "no interface"   // there is no interface of that name
+	VIPDown        VIPState = "interface down" // switched off
+	VIPFailed      VIPState = "failed"         // the kernel refuses it
+	VIPLeaving     VIPState = "leaving"        // not wanted any more, and not off the interface yet
+)
+
+// vipKey identifies a VIP. The same address with another prefix length is another entry of the kernel.
+type vipKey struct {
+	Prefix    netip.Prefix
+	Interface string
+}
+
+func (k vipKey) String() string { return k.Prefix.String() + " on " + k.Interface }
+
+func (k vipKey) compare(o vipKey) int {
+	return cmp.Or(k.Prefix.Addr().Compare(o.Prefix.Addr()), cmp.Compare(k.Prefix.Bits(), o.Prefix.Bits()), cmp.Compare(k.Interface, o.Interface))
+}
+
+// vip is one VIP as the loop knows it.
+type vip struct {
+	key     vipKey
+	index   int // of the interface on which it was last seen
+	state   VIPState
+	since   time.Time // of state
+	err     error
+	on      bool // ours and on the interface: to be renewed
+	carrier bool // of the interface
+	epoch   uint64
+}
+
+// announced says whether neighbours are to be told that the address is here.
+func (v *vip) announced() bool { return v.state == VIPHeld || v.state == VIPStatic }
+
+// vips puts addresses onto interfaces and takes them off. It belongs to the loop's goroutine.
+type vips struct {
+	kernel  Addresses
+	log     *slog.Logger
+	life    time.Duration
+	known   map[vipKey]*vip
+	owned   map[vipKey]struct{} // what the state file says: put there by us or our predecessor
+	save    func()              // writes owned to the state file
+	renewed func(error)         // counts renewals
+
+	// expected counts notifications still to come of what we removed ourselves.
+	expected map[kernel.Removal]int
+	// gone are addresses that somebody else removed, not looked at yet.
+	gone map[kernel.Removal]struct{}
+}
+
+func newVIPs(k Addresses, log *slog.Logger) *vips {
+	return &vips{
+		kernel:   k,
+		log:      log,
+		known:    make(map[vipKey]*vip),
+		owned:    make(map[vipKey]struct{}),
+		save:     func() {},
+		renewed:  func(error) {},
+		expected: make(map[kernel.Removal]int),
+		gone:     make(map[kernel.Removal]struct{}),
+	}
+}
+
+// keysOf lists the VIPs of a file.
+func keysOf(f *spec.File) []vipKey {
+	keys := make([]vipKey, len(f.Spec.VIPs))
+	for i, v := range f.Spec.VIPs {
+		keys[i] = vipKey{Prefix: v.Prefix, Interface: cmp.Or(v.Interface, f.Director.Interface)}
+	}
+	slices.SortFunc(keys, vipKey.compare)
+	return keys
+}
+
+// noticed takes in what the kernel reported, and tells whether it calls for a look.
+func (s *vips) noticed(c kernel.Changes) bool {
+	look := c.Lost || c.Links
+	if c.Lost {
+		// The listing that follows tells what is gone; that it was gone and is back cannot be told.
+		clear(s.expected)
+	}
+	for _, r := range c.Removed {
+		if s.expected[r] > 0 {
+			if s.expected[r]--; s.expected[r] == 0 {
+				delete(s.expected, r)
+			}
+			continue
+		}
+		for _, v := range s.known {
+			if v.index == r.Index && v.key.Prefix.Addr() == r.Addr {
+				s.gone[r] = struct{}{}
+				look = true
+				break
+			}
+		}
+	}
+	return look
+}
+
+// set moves v to a state and says so once.
+func (s *vips) set(v *vip, state VIPState, err error) {
+	same := v.state == state && fmt.Sprint(v.err) == fmt.Sprint(err)
+	v.err = err
+	if same {
+		return
+	}
+	before := v.state
+	if before != state {
+		v.state, v.since = state, time.Now()
+	}
+	log := s.log.With("vip", v.key.Prefix, "interface", v.key.Interface)
+	switch state {
+	case VIPHeld:
+		if err != nil {
+			log.Error("VIP cannot be renewed", "error", err)
+		} else if before != VIPHeld {
+			log.Info("VIP is on the interface", "lifetime", s.life)
+		} else {
+			log.Info("VIP is renewed again")
+		}
+	case VIPStatic:
+		log.Warn("VIP is on the interface permanently and not put there by a director: left as it is; the kernel will not take it away if this process dies")
+	case VIPWaiting:
+		log.Info("VIP waits for its services")
+	case VIPNoInterface:
+		log.Error("VIP has no interface", "error", err)
+	case VIPDown:
+		log.Error("VIP waits for its interface, which is down")
+	case VIPFailed:
+		log.Error("VIP cannot be put onto the interface", "error", err)
+	case VIPLeaving:
+		log.Error("VIP cannot be taken off the interface; it is not renewed any more", "error", err)
+	}
+}
+
+// giveUp takes those VIPs off that are not in want, which is sorted.
+func (s *vips) giveUp(ctx context.Context, want []vipKey) {
+	wanted := func(k vipKey) bool {
+		_, found := slices.BinarySearchFunc(want, k, vipKey.compare)
+		return found
+	}
+	keys := slices.Collect(maps.Keys(s.owned))
+	for k, v := range s.known {
+		if _, owned := s.owned[k]; !owned && !wanted(k) {
+			if v.state == VIPStatic {
+				s.log.Info("VIP is not wanted any more and stays, as it was not put there by a director", "vip", k.Prefix, "interface", k.Interface)
+			}
+			delete(s.known, k)
+		}
+	}
+	slices.SortFunc(keys, vipKey.compare)
+	changed := false
+	for _, k := range keys {
+		if !wanted(k) {
+			changed = s.release(ctx, k) || changed
+		}
+	}
+	if changed {
+		s.save()
+	}
+}
+
+// release takes one VIP of ours off, and reports whether it is gone.
+func (s *vips) release(ctx context.Context, k vipKey) bool {
+	v := s.known[k]
+	if v == nil {
+		v = &vip{key: k}
+		s.known[k] = v
+	}
+	v.on = false // not renewed any more, come what may
+	index := v.index
+	if index == 0 {
+		link, err := s.kernel.Link(ctx, k.Interface)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.set(v, VIPLeaving, err)
+			return false
+		}
+		index = link.Index
+	}
+	if index != 0 {
+		if err := s.remove(ctx, index, k.Prefix); err != nil {
+			s.set(v, VIPLeaving, err)
+			return false
+		}
+	}
+	s.log.Info("VIP is off the interface", "vip", k.Prefix, "interface", k.Interface)
+	delete(s.owned, k)
+	delete(s.known, k)
+	return true
+}
+
+// remove deletes an address; that it is not there is fine.
+func (s *vips) remove(ctx context.Context, index int, p netip.Prefix) error {
+	err := s.kernel.DeleteAddress(ctx, index, p)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		s.expected[kernel.Removal{Index: index, Addr: p.Addr()}]++
+	}
+	return err
+}
+
+// leaving reports whether an address has still to go.
+func (s *vips) leaving(a netip.Addr) bool {
+	for k, v := range s.known {
+		if k.Prefix.Addr() == a && v.state == VIPLeaving {
+			return true
+		}
+	}
+	return false
+}
+
+// settle brings the VIPs of want onto their interfaces: puts back those that somebody removed, and
+// takes those for whose address ready is true. It starts from what the kernel lists.
+func (s *vips) settle(ctx context.Context, want []vipKey, ready func(netip.Addr) bool) {
+	defer clear(s.gone)
+	if len(want) == 0 {
+		return
+	}
+	for _, k := range want {
+		if s.known[k] == nil {
+			s.known[k] = &vip{key: k, epoch: 1}
+		}
+	}
+	links := make(map[string]kernel.Link)
+	missing := make(map[string]error)
+	for _, k := range want {
+		if _, done := links[k.Interface]; done || missing[k.Interface] != nil {
+			continue
+		}
+		if l, err := s.kernel.Link(ctx, k.Interface); err != nil {
+			missing[k.Interface] = err
+		} else {
+			links[k.Interface] = l
+		}
+	}
+	addrs, err := s.kernel.Addresses(ctx)
+	if err != nil {
+		for _, k := range want {
+			// What is on stays on and is renewed; its state is not known for now.
+			if v := s.known[k]; !v.on {
+				s.set(v, VIPFailed, err)
+			}
+		}
+		s.log.Error("failed to look after the VIPs", "error", err)
+		return
+	}
+
+	var take []*vip
+	for _, k := range want {
+		v := s.known[k]
+		link, ok := links[k.Interface]
+		if v.on && (!ok && errors.Is(missing[k.Interface], fs.ErrNotExist) || ok && link.Index != v.index) {
+			// Renamed, removed, or removed and made anew: the address is where it should not be, or nowhere.
+			if err := s.remove(ctx, v.index, k.Prefix); err != nil {
+				s.log.Warn("VIP cannot be taken off the interface that had this name", "vip", k.Prefix, "interface", k.Interface, "error", err)
+			}
+			v.on, v.index = false, 0
+		}
+		switch {
+		case ok:
+		case errors.Is(missing[k.Interface], fs.ErrNotExist):
+			s.set(v, VIPNoInterface, missing[k.Interface])
+			continue
+		case v.on: // not known for now
+			continue
+		default:
+			s.set(v, VIPFailed, missing[k.Interface])
+			continue
+		}
+		v.index = link.Index
+		if s.look(ctx, v, link, addrs, ready) {
+			take = append(take, v)
+		}
+	}
+	s.take(ctx, take)
+}
+
+// look compares a VIP with the listed addresses, and reports whether it is to be put onto the
+// interface.
+func (s *vips) look(ctx context.Context, v *vip, link kernel.Link, addrs []kernel.Address, ready func(netip.Addr) bool) bool {
+	v.carrier = link.Carrier
+	_, owned := s.owned[v.key]
+	_, gone := s.gone[kernel.Removal{Index: link.Index, Addr: v.key.Prefix.Addr()}]
+	there := find(addrs, link.Index, v.key.Prefix)
+	if v.on && (there == nil || gone) {
+		s.log.Warn("VIP was removed from the interface by somebody else", "vip", v.key.Prefix, "interface", v.key.Interface)
+		v.on = there != nil
+		v.epoch++
+	}
+	switch {
+	case there == nil && !link.Up:
+		s.set(v, VIPDown, nil)
+		return false
+	case there == nil && !ready(v.key.Prefix.Addr()):
+		s.set(v, VIPWaiting, nil)
+		return false
+	case there == nil:
+		return true
+	case there.Lifetime == kernel.Forever && !owned && !v.on:
+		if there.Failed {
+			s.set(v, VIPFailed, fmt.Errorf("duplicate address detection has found another holder of %s, or is not done", v.key.Prefix.Addr()))
+			return false
+		}
+		s.set(v, VIPStatic, nil)
+		return false
+	case !v.on, there.Lifetime == kernel.Forever: // of a predecessor; or somebody took its lifetime away
+		return true
+	case !link.Up:
+		s.set(v, VIPDown, nil)
+	case v.state == VIPHeld: // and if it could not be renewed, that has not changed
+	default:
+		s.set(v, VIPHeld, nil)
+	}
+	return false
+}
+
+// find returns the entry of an address on an interface. IPv6 has one entry for an address, whatever
+// its prefix length; of IPv4's the one with the wanted length is best, and another is as good as
+// ours only if it stays.
+func find(addrs []kernel.Address, index int, p netip.Prefix) *kernel.Address {
+	var other *kernel.Address
+	for i := range addrs {
+		a := &addrs[i]
+		if a.Index != index || a.Prefix.Addr() != p.Addr() {
+			continue
+		}
+		if a.Prefix == p || p.Addr().Is6() {
+			return a
+		}
+		if a.Lifetime == kernel.Forever {
+			other = a
+		}
+	}
+	return other
+}
+
+// take puts VIPs onto their interfaces, or adopts those that are there.
+func (s *vips) take(ctx context.Context, list []*vip) {
+	changed := false
+	for _, v := range list {
+		if _, owned := s.owned[v.key]; !owned {
+			s.owned[v.key] = struct{}{}
+			changed = true
+		}
+	}
+	if changed {
+		s.save() // before the kernel knows, so that a successor does
+	}
+	for _, v := range list {
+		if err := s.kernel.SetAddress(ctx, v.index, v.key.Prefix, s.life); err != nil {
+			s.set(v, VIPFailed, err)
+			continue
+		}
+		v.on = true
+		v.epoch++
+		s.set(v, VIPHeld, nil)
+	}
+}
+
+// renew extends the lifetime of all VIPs that are on.
+func (s *vips) renew(ctx context.Context) {
+	for _, v := range s.known {
+		if !v.on {
+			continue
+		}
+		err := s.kernel.SetAddress(ctx, v.index, v.key.Prefix, s.life)
+		s.renewed(err)
+		switch {
+		case err != nil:
+			s.set(v, v.state, err)
+		case v.state == VIPHeld || v.state == VIPFailed:
+			s.set(v, VIPHeld, nil)
+		}
+	}
+}
+
+// keep makes all VIPs permanent that are on.
+func (s *vips) keep(ctx context.Context) error {
+	var errs []error
+	for _, k := range slices.SortedFunc(maps.Keys(s.known), vipKey.compare) {
+		if v := s.known[k]; v.on {
+			if err := s.kernel.SetAddress(ctx, v.index, k.Prefix, kernel.Forever); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			s.log.Info("VIP stays on the interface without lifetime", "vip", k.Prefix, "interface", k.Interface)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// claims lists what is to be announced, in order.
+func (s *vips) claims() []Claim {
+	var out []Claim
+	for _, k := range slices.SortedFunc(maps.Keys(s.known), vipKey.compare) {
+		if v := s.known[k]; v.announced() {
+			out = append(out, Claim{Addr: k.Prefix.Addr(), Interface: k.Interface, Epoch: v.epoch})
+		}
+	}
+	return out
+}

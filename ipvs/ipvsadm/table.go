@@ -1,0 +1,435 @@
+package ipvsadm
+
+import (
+	"fmt"
+	"io"
+	"iter"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/drover-lb/drover/ipvs"
+)
+
+// View is which columns a table has.
+type View int
+
+const (
+	Plain          View = iota // forwarding method, weight, active and inactive connections
+	Stats                      // --stats: counters since the service was made or zeroed
+	Rate                       // --rate: per second, an average over some seconds
+	Thresholds                 // --thresholds: connections at which a server gets no new ones
+	PersistentConn             // --persistent-conn: persistence templates
+	TunnelInfo                 // --tun-info: kind of tunnel
+)
+
+// Options of a table.
+type Options struct {
+	View  View
+	Exact bool // --exact: numbers of Stats and Rate in full instead of in K, M, G and T (powers of 1,000)
+	// NoSort keeps the order of the services and their destinations. Otherwise they are sorted as
+	// ipvsadm sorts what the kernel lists in the given order.
+	NoSort bool
+}
+
+// Destinations reads the destinations of some services, which are used until the next call. A table of any length is so printed in the memory that a few services need. A nil
+// Destinations means that the services have theirs with them.
+type Destinations func([]ipvs.ServiceEntry) error
+
+// batches yields the services, some at a time, with their destinations.
+func (d Destinations) batches(services []ipvs.ServiceEntry) iter.Seq2[[]ipvs.ServiceEntry, error] {
+	const size = 16
+	return func(yield func([]ipvs.ServiceEntry, error) bool) {
+		for batch := range slices.Chunk(services, size) {
+			var err error
+			if d != nil {
+				err = d(batch)
+			}
+			if !yield(batch, err) {
+				return
+			}
+		}
+	}
+}
+
+// Table prints the services with their destinations.
+func Table(w io.Writer, info ipvs.Info, services []ipvs.ServiceEntry, destinations Destinations, o Options) error {
+	services = slices.Clone(services)
+	if !o.NoSort {
+		mergeSort(services, nil, compareServices)
+	}
+	b := make([]byte, 0, 64<<10)
+	b = fmt.Appendf(b, "IP Virtual Server version %s (size=%d)\n", info.Version, info.ConnTableSize)
+	b = append(b, titles[o.View]...)
+	var dests, tmp []ipvs.DestinationEntry
+	for batch, err := range destinations.batches(services) {
+		if err != nil {
+			return err
+		}
+		for i := range batch {
+			s := &batch[i]
+			b = appendService(b, s, o)
+			dests = append(dests[:0], s.Destinations...)
+			if !o.NoSort {
+				tmp = mergeSort(dests, tmp, compareDests)
+			}
+			for j := range dests {
+				b = appendDest(b, &dests[j], o)
+			}
+			if err := flush(w, &b, 60<<10); err != nil {
+				return err
+			}
+		}
+	}
+	return flush(w, &b, 0)
+}
+
+var titles = map[View]string{
+	Plain: "Prot LocalAddress:Port Scheduler Flags\n" +
+		"  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn\n",
+	Stats: "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes\n" +
+		"  -> RemoteAddress:Port\n",
+	Rate: "Prot LocalAddress:Port                 CPS    InPPS   OutPPS    InBPS   OutBPS\n" +
+		"  -> RemoteAddress:Port\n",
+	Thresholds: "Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn \n" +
+		"  -> RemoteAddress:Port\n",
+	PersistentConn: "Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn \n" +
+		"  -> RemoteAddress:Port\n",
+	TunnelInfo: "Prot LocalAddress:Port Scheduler Flags\n" +
+		"  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn\n",
+}
+
+func appendService(b []byte, s *ipvs.ServiceEntry, o Options) []byte {
+	start := len(b)
+	if s.FWMark != 0 {
+		b = append(b, "FWM  "...)
+		b = strconv.AppendInt(b, int64(int32(s.FWMark)), 10)
+		if s.Family == ipvs.IPv6 {
+			b = append(b, " IPv6"...)
+		}
+	} else {
+		b = appendPadded(b, protocolName(s.Protocol), 5)
+		b = appendAddrPort(b, s.Addr, s.Port)
+	}
+	switch o.View {
+	case Stats:
+		b = padTo(b, start, 33)
+		for _, v := range [...]uint64{s.Stats.Connections, s.Stats.InPackets, s.Stats.OutPackets, s.Stats.InBytes, s.Stats.OutBytes} {
+			b = appendNumber(b, v, o.Exact)
+		}
+	case Rate:
+		b = padTo(b, start, 33)
+		for _, v := range [...]uint64{s.Stats.CPS, s.Stats.InPPS, s.Stats.OutPPS, s.Stats.InBPS, s.Stats.OutBPS} {
+			b = appendNumber(b, v, o.Exact)
+		}
+	default:
+		b = appendSettings(append(b, ' '), &s.Service, s.RawNetmask)
+	}
+	return append(b, '\n')
+}
+
+// appendSettings appends the scheduler and what else is set of a service.
+func appendSettings(b []byte, s *ipvs.Service, rawNetmask uint32) []byte {
+	b = append(b, s.Scheduler...)
+	if s.Flags&(ipvs.Sched1|ipvs.Sched2|ipvs.Sched3) != 0 {
+		b = append(b, " ("...)
+		for i, name := range schedulerFlags(s.Flags, s.Scheduler) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, name...)
+		}
+		b = append(b, ')')
+	}
+	if s.Flags&ipvs.Persistent != 0 {
+		b = append(b, " persistent "...)
+		b = strconv.AppendUint(b, uint64(s.Timeout), 10)
+		switch {
+		case s.Family == ipvs.IPv6 && rawNetmask != 128:
+			b = append(b, " mask "...)
+			b = strconv.AppendUint(b, uint64(rawNetmask), 10)
+		case s.Family != ipvs.IPv6 && rawNetmask != 0xffffffff:
+			b = append(b, " mask "...)
+			b = dotted(rawNetmask).AppendTo(b)
+		}
+		if s.PE != "" {
+			b = append(b, " pe "...)
+			b = append(b, s.PE...)
+		}
+	}
+	if s.Flags&ipvs.OnePacket != 0 {
+		b = append(b, " ops"...)
+	}
+	return b
+}
+
+// schedulerFlags names the flags; of sh and mh ipvsadm knows no third.
+func schedulerFlags(f ipvs.Flags, scheduler string) []string {
+	names := [...]string{"flag-1", "flag-2", "flag-3"}
+	switch scheduler {
+	case "sh":
+		names = [...]string{"sh-fallback", "sh-port", ""}
+	case "mh":
+		names = [...]string{"mh-fallback", "mh-port", ""}
+	}
+	set := make([]string, 0, len(names))
+	for i, bit := range [...]ipvs.Flags{ipvs.Sched1, ipvs.Sched2, ipvs.Sched3} {
+		if f&bit != 0 && names[i] != "" {
+			set = append(set, names[i])
+		}
+	}
+	return set
+}
+
+func appendDest(b []byte, d *ipvs.DestinationEntry, o Options) []byte {
+	b = append(b, "  -> "...)
+	start := len(b)
+	b = appendAddrPort(b, d.Addr, d.Port)
+	b = padTo(b, start, 28)
+	switch o.View {
+	case Stats:
+		for _, v := range [...]uint64{d.Stats.Connections, d.Stats.InPackets, d.Stats.OutPackets, d.Stats.InBytes, d.Stats.OutBytes} {
+			b = appendNumber(b, v, o.Exact)
+		}
+		return append(b, '\n')
+	case Rate:
+		// Connections and packets per second of a server are always exact.
+		for _, v := range [...]uint64{d.Stats.CPS, d.Stats.InPPS, d.Stats.OutPPS} {
+			b = appendNumber(b, v, true)
+		}
+		b = appendNumber(b, d.Stats.InBPS, o.Exact)
+		b = appendNumber(b, d.Stats.OutBPS, o.Exact)
+		return append(b, '\n')
+	}
+	b = append(b, ' ')
+	switch o.View {
+	case Thresholds:
+		b = appendColumn(b, uint64(d.Upper), 10)
+		b = appendColumn(b, uint64(d.Lower), 10)
+	case PersistentConn:
+		b = appendColumn(b, uint64(d.Weight), 9)
+		b = appendColumn(b, uint64(d.Counts.Persistent), 11)
+	default:
+		b = append(appendPadded(b, forwardName(d.Forward), 7), ' ')
+		if o.View == TunnelInfo {
+			b = append(appendPadded(b, tunnelInfo(&d.Destination), 13), ' ')
+		}
+		start := len(b)
+		b = strconv.AppendInt(b, int64(int32(d.Weight)), 10)
+		b = append(padTo(b, start, 6), ' ')
+	}
+	b = appendColumn(b, uint64(d.Counts.Active), 10)
+	start = len(b)
+	b = strconv.AppendUint(b, uint64(d.Counts.Inactive), 10)
+	return append(padTo(b, start, 10), '\n')
+}
+
+func protocolName(p ipvs.Protocol) string {
+	switch p {
+	case ipvs.TCP, ipvs.UDP, ipvs.SCTP:
+		return p.String()
+	}
+	return "?"
+}
+
+func forwardName(f ipvs.Forward) string {
+	if f > ipvs.DirectRoute {
+		return "(null)"
+	}
+	return f.String()
+}
+
+// tunnelInfo is the kind of tunnel with the port of GUE, and the checksum: -c none, +c checked,
+// r+c remote checksum offload.
+func tunnelInfo(d *ipvs.Destination) string {
+	if d.Forward != ipvs.Tunnel {
+		return "n/a"
+	}
+	checksum := "(null)"
+	switch d.TunnelFlags {
+	case ipvs.TunnelNoChecksum:
+		checksum = "-c"
+	case ipvs.TunnelChecksum:
+		checksum = "+c"
+	case ipvs.TunnelRemoteChecksum:
+		checksum = "r+c"
+	}
+	switch d.TunnelType {
+	case ipvs.TunnelIPIP:
+		return "ipip"
+	case ipvs.TunnelGUE:
+		return "gue:" + strconv.Itoa(int(d.TunnelPort)) + ":" + checksum
+	case ipvs.TunnelGRE:
+		return "gre:" + checksum
+	}
+	return "n/a"
+}
+
+// appendNumber appends a number in a column of nine: up to eight digits after a space, or eight and
+// a letter for a power of 1,000. Longer numbers take the room they need.
+func appendNumber(b []byte, v uint64, exact bool) []byte {
+	suffix := byte(0)
+	switch {
+	case exact || v < 1e8:
+	case v < 1e9:
+		v, suffix = v/1e3, 'K'
+	case v < 1e11:
+		v, suffix = v/1e6, 'M'
+	case v < 1e14:
+		v, suffix = v/1e9, 'G'
+	default:
+		v, suffix = v/1e12, 'T'
+	}
+	var digits [20]byte
+	d := strconv.AppendUint(digits[:0], v, 10)
+	if suffix == 0 {
+		b = append(b, ' ')
+	}
+	for range 8 - len(d) {
+		b = append(b, ' ')
+	}
+	b = append(b, d...)
+	if suffix != 0 {
+		b = append(b, suffix)
+	}
+	return b
+}
+
+func appendColumn(b []byte, v uint64, width int) []byte {
+	start := len(b)
+	b = strconv.AppendUint(b, v, 10)
+	return append(padTo(b, start, width), ' ')
+}
+
+func appendPadded(b []byte, s string, width int) []byte {
+	start := len(b)
+	return padTo(append(b, s...), start, width)
+}
+
+// padTo appends spaces until what follows start is width wide.
+func padTo(b []byte, start, width int) []byte {
+	for len(b)-start < width {
+		b = append(b, ' ')
+	}
+	return b
+}
+
+func appendAddrPort(b []byte, a netip.Addr, port uint16) []byte {
+	if !a.Is4() {
+		b = append(appendIPv6(append(b, '['), a), ']')
+	} else {
+		b = a.AppendTo(b)
+	}
+	return strconv.AppendUint(append(b, ':'), uint64(port), 10)
+}
+
+// appendIPv6 appends an address as inet_ntop(3) of the C library does: like netip, but for the
+// obsolete IPv4-compatible addresses ::a.b.c.d.
+func appendIPv6(b []byte, a netip.Addr) []byte {
+	w := words(a)
+	if w[0]|w[1]|w[2] == 0 && w[3]>>16 != 0 {
+		return dotted(w[3]).AppendTo(append(b, "::"...))
+	}
+	return a.AppendTo(b)
+}
+
+func dotted(v uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+}
+
+// Timeouts prints the timeouts of connections, in seconds.
+func Timeouts(w io.Writer, t ipvs.Timeouts) error {
+	_, err := fmt.Fprintf(w, "Timeout (tcp tcpfin udp): %d %d %d\n",
+		t.TCP/time.Second, t.TCPFin/time.Second, t.UDP/time.Second)
+	return err
+}
+
+// Daemons prints the sync daemons, and nothing if none runs.
+func Daemons(w io.Writer, daemons []ipvs.Daemon) error {
+	var b []byte
+	for _, d := range daemons {
+		b = fmt.Appendf(b, "%s sync daemon (mcast=%s, syncid=%d, maxlen=%d, group=", d.Role, d.Interface, d.SyncID, d.MaxLen)
+		if d.Group.Is6() {
+			b = appendIPv6(b, d.Group)
+		} else {
+			b = d.Group.AppendTo(b)
+		}
+		b = fmt.Appendf(b, ", port=%d, ttl=%d)\n", d.Port, d.TTL)
+	}
+	_, err := w.Write(b)
+	return err
+}
+
+// Connections prints connections one by one. Output is buffered until Close, which does not close
+// the writer.
+type Connections interface {
+	Print(ipvs.Connection) error
+	Close() error
+}
+
+type connectionTable struct {
+	w          io.Writer
+	persistent bool
+	b          []byte
+}
+
+// NewConnections is a [Connections] that prints a table. With persistent, as --persistent-conn, it
+// has the persistence engine and what it goes by.
+func NewConnections(w io.Writer, persistent bool) Connections {
+	p := &connectionTable{w: w, persistent: persistent, b: make([]byte, 0, 8<<10)}
+	p.b = append(p.b, "IPVS connection entries\npro expire state       source             virtual            destination"...)
+	if persistent {
+		p.b = append(p.b, "        pe name          pe_data"...)
+	}
+	p.b = append(p.b, '\n')
+	return p
+}
+
+func (p *connectionTable) Print(c ipvs.Connection) error {
+	b := p.b
+	name := "IP"
+	if c.Protocol != 0 {
+		name = protocolName(c.Protocol)
+	}
+	b = append(appendPadded(b, name, 3), ' ')
+	start := len(b)
+	seconds := uint64(c.Expires / time.Second)
+	b = appendTwoDigits(b, seconds/60)
+	b = appendTwoDigits(append(b, ':'), seconds%60)
+	b = append(padTo(b, start, 6), ' ')
+	b = append(appendPadded(b, c.State, 11), ' ')
+	for _, a := range [...]netip.AddrPort{c.Client, c.Virtual} {
+		start = len(b)
+		b = appendAddrPort(b, a.Addr(), a.Port())
+		b = append(padTo(b, start, 18), ' ')
+	}
+	start = len(b)
+	b = appendAddrPort(b, c.Destination.Addr(), c.Destination.Port())
+	if p.persistent && c.PE != "" {
+		b = append(padTo(b, start, 16), ' ')
+		b = append(appendPadded(b, c.PE, 18), ' ')
+		b = append(b, c.PEData...)
+	}
+	p.b = append(b, '\n')
+	return flush(p.w, &p.b, 4<<10)
+}
+
+func (p *connectionTable) Close() error { return flush(p.w, &p.b, 0) }
+
+// flush writes and empties b if it is longer than limit.
+func flush(w io.Writer, b *[]byte, limit int) error {
+	if len(*b) <= limit {
+		return nil
+	}
+	_, err := w.Write(*b)
+	*b = (*b)[:0]
+	return err
+}
+
+func appendTwoDigits(b []byte, v uint64) []byte {
+	if v < 10 {
+		b = append(b, '0')
+	}
+	return strconv.AppendUint(b, v, 10)
+}

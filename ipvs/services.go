@@ -1,0 +1,210 @@
+package ipvs
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxPasses bounds how often a list is read again because it changed while it was read.
+const maxPasses = 5
+
+// Services lists the whole table: services in the order of their keys, each with its destinations in
+// the kernel's order.
+//
+// The kernel lists in chunks of up to 32 KiB, some 70 entries, and continues by counting: a change
+// made by another program between two chunks hides an entry or shows one twice. So what
+// took more than one chunk is read again until two readings in a row have the same keys, at most
+// five times; while somebody changes the table all the time the last reading is returned, without
+// duplicates. Changes of this client never come in between.
+func (c *Client) Services(ctx context.Context) ([]ServiceEntry, error) {
+	services, err := c.listAll(ctx, maxPasses)
+	slices.SortFunc(services, func(a, b ServiceEntry) int { return a.Key.Compare(b.Key) })
+	return services, err
+}
+
+// List reads the table once, in the kernel's order: what [Client.Services] avoids may happen, but for
+// duplicates. It costs half of Services where services have a hundred destinations.
+func (c *Client) List(ctx context.Context) ([]ServiceEntry, error) {
+	return c.listAll(ctx, 0)
+}
+
+// ListServices reads the services once, in the kernel's order, without their destinations.
+func (c *Client) ListServices(ctx context.Context) ([]ServiceEntry, error) {
+	type result struct{ services []ServiceEntry }
+	out := new(result)
+	err := c.request(ctx, func(op *operation) (err error) {
+		out.services, err = c.dumpServices(op)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("failed to list services: %w", err)
+	}
+	return out.services, nil
+}
+
+// ListDestinations reads the destinations of the services once, in the kernel's order, into their
+// Destinations; of a service that is missing there are none. The memory is that of buf, or new if
+// there are more: it is returned for the next call, which takes it away from these services. After
+// an error buf must not be used any more.
+func (c *Client) ListDestinations(ctx context.Context, services []ServiceEntry, buf []DestinationEntry) ([]DestinationEntry, error) {
+	type result struct {
+		dests []DestinationEntry
+		ends  []int // of each service's in dests
+	}
+	out := &result{dests: buf[:0]}
+	keys := make([]Key, len(services))
+	for i := range services {
+		keys[i] = services[i].Key
+	}
+	err := c.request(ctx, func(op *operation) error {
+		out.dests, out.ends = out.dests[:0], nil
+		for _, k := range keys {
+			dests, err := c.dumpDests(op, k, 0)
+			if err != nil {
+				return err
+			}
+			out.dests = append(out.dests, dests...)
+			out.ends = append(out.ends, len(out.dests))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("failed to list servers: %w", err)
+	}
+	start := 0
+	for i, end := range out.ends {
+		services[i].Destinations = out.dests[start:end:end]
+		start = end
+	}
+	return out.dests, nil
+}
+
+func (c *Client) listAll(ctx context.Context, passes int) ([]ServiceEntry, error) {
+	type result struct{ services []ServiceEntry }
+	out := new(result)
+	err := c.request(ctx, func(op *operation) (err error) {
+		out.services, err = c.list(op, passes)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("failed to list services: %w", err)
+	}
+	return out.services, nil
+}
+
+// list reads the table, and each list in it again at most passes times until it has not changed.
+func (c *Client) list(op *operation, passes int) ([]ServiceEntry, error) {
+	services, err := c.dumpServices(op)
+	if err != nil {
+		return nil, err
+	}
+	dests := make(map[Key][]DestinationEntry, len(services))
+	for pass := 0; ; pass++ {
+		for i := range services {
+			k := services[i].Key
+			if _, ok := dests[k]; ok {
+				continue
+			}
+			d, err := c.dumpDests(op, k, passes)
+			if err != nil {
+				return nil, err
+			}
+			dests[k] = slices.Clone(d)
+		}
+		if pass == passes {
+			break
+		}
+		// A service that was deleted before its destinations were read seems to have none, so
+		// the services are compared even if they came in one chunk.
+		before := services
+		if services, err = c.dumpServices(op); err != nil {
+			return nil, err
+		}
+		if slices.EqualFunc(before, services, func(a, b ServiceEntry) bool { return a.Key == b.Key }) {
+			break
+		}
+	}
+	for i := range services {
+		services[i].Destinations = dests[services[i].Key]
+	}
+	return services, nil
+}
+
+// dumpServices reads the services without destinations, in the kernel's order, without duplicates.
+func (c *Client) dumpServices(op *operation) ([]ServiceEntry, error) {
+	var services []ServiceEntry
+	c.reads.Add(1)
+	c.begin(cmdGetService, unix.NLM_F_DUMP)
+	_, err := c.exchange(op, func(_ uint8, data []byte) error {
+		for it := attrs(data); it.next(); {
+			if it.typ != attrService {
+				continue
+			}
+			s, err := c.names.decodeService(it.value)
+			if err != nil {
+				return err
+			}
+			services = append(services, s)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return unique(services, func(s ServiceEntry) Key { return s.Key }), nil
+}
+
+// dumpDests reads the destinations of a service; there are none if the service is missing (the
+// kernel does not tell). They are valid until the next call.
+func (c *Client) dumpDests(op *operation, k Key, passes int) ([]DestinationEntry, error) {
+	var before []DestinationEntry
+	for pass := 0; ; pass++ {
+		scratch := c.dests[:0]
+		c.reads.Add(1)
+		c.begin(cmdGetDest, unix.NLM_F_DUMP)
+		nest := len(c.out)
+		c.out = appendNest(c.out, attrService)
+		c.out = appendServiceKey(c.out, k)
+		endNest(c.out, nest)
+		datagrams, err := c.exchange(op, func(_ uint8, data []byte) error {
+			for it := attrs(data); it.next(); {
+				if it.typ != attrDest {
+					continue
+				}
+				d, err := decodeDest(it.value, k.Family)
+				if err != nil {
+					return err
+				}
+				scratch = append(scratch, d)
+			}
+			return nil
+		})
+		c.dests = scratch
+		if err != nil || datagrams <= 1 {
+			return scratch, err
+		}
+		now := unique(scratch, func(d DestinationEntry) DestKey { return d.DestKey })
+		if pass == passes || pass > 0 && slices.EqualFunc(before, now, func(a, b DestinationEntry) bool { return a.DestKey == b.DestKey }) {
+			return now, nil
+		}
+		before = slices.Clone(now)
+	}
+}
+
+// unique removes all but the last entry of each key, in place.
+func unique[E any, K comparable](entries []E, key func(E) K) []E {
+	seen := make(map[K]int, len(entries))
+	kept := entries[:0]
+	for _, e := range entries {
+		if i, ok := seen[key(e)]; ok {
+			kept[i] = e
+			continue
+		}
+		seen[key(e)] = len(kept)
+		kept = append(kept, e)
+	}
+	return kept
+}

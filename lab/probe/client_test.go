@@ -1,0 +1,149 @@
+package probe
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// freePort is an address of the loopback interface on which nobody listens yet.
+func freePort(t *testing.T, network string) netip.AddrPort {
+	t.Helper()
+	if network == "udp" {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.LocalAddr().(*net.UDPAddr).AddrPort()
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// measure runs a probe against a back end until enough events of a kind have come.
+func measure(t *testing.T, serve func(context.Context, *Writer) error, ask func(context.Context, *Writer), kind Kind, enough int) *Series {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ready := NewSeries()
+	served := make(chan error, 1)
+	collect := func(s *Series, each func(Event)) (*Writer, func()) {
+		r, w := io.Pipe()
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			_ = ReadEvents(r, func(e Event) { s.Add(e); each(e) })
+		}()
+		return NewWriter(w), func() { w.Close(); <-read }
+	}
+	if serve != nil {
+		w, _ := collect(ready, func(Event) {})
+		go func() { served <- serve(ctx, w) }()
+		select {
+		case <-ready.Ready():
+		case err := <-served:
+			t.Fatalf("the back end ended: %v", err)
+		case <-ctx.Done():
+			t.Fatal("the back end is not ready")
+		}
+	}
+	seen := NewSeries()
+	asking, stop := context.WithCancel(ctx)
+	n := 0
+	w, drain := collect(seen, func(e Event) {
+		if e.Kind == kind {
+			if n++; n == enough {
+				stop()
+			}
+		}
+	})
+	ask(asking, w)
+	drain()
+	if ctx.Err() != nil {
+		t.Fatalf("not %d events of kind %s in time: %+v", enough, kind, seen.Events())
+	}
+	return seen
+}
+
+func TestConnectNamesServerAndClient(t *testing.T) {
+	ap := freePort(t, "tcp")
+	s := measure(t, func(ctx context.Context, w *Writer) error { return HTTP(ctx, w, ap) },
+		func(ctx context.Context, w *Writer) { Connect(ctx, w, ap, 5*time.Millisecond, time.Second) }, OK, 20)
+	got := s.Connections(Window{0, Now()})
+	if got.OK < 20 || got.Failed != 0 || len(got.Servers()) != 1 {
+		t.Errorf("got %+v", got)
+	}
+	for _, e := range s.Events() {
+		if e.Kind == OK && netip.MustParseAddrPort(e.Client).Addr() != netip.MustParseAddr("127.0.0.1") {
+			t.Errorf("the server saw client %q", e.Client)
+		}
+	}
+}
+
+func TestConnectTellsRefusalFromSilence(t *testing.T) {
+	ap := freePort(t, "tcp")
+	s := measure(t, nil, func(ctx context.Context, w *Writer) { Connect(ctx, w, ap, 5*time.Millisecond, time.Second) }, Fail, 5)
+	if got := s.Connections(Window{0, Now()}); got.OK != 0 || got.Errors["refused"] < 5 {
+		t.Errorf("got %+v", got)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, in the kernel, and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	silent := l.Addr().(*net.TCPAddr).AddrPort()
+	s = measure(t, nil, func(ctx context.Context, w *Writer) { Connect(ctx, w, silent, 5*time.Millisecond, 50*time.Millisecond) }, Fail, 5)
+	if got := s.Connections(Window{0, Now()}); got.OK != 0 || got.Errors["timeout"] < 5 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestDatagrams(t *testing.T) {
+	ap := freePort(t, "udp")
+	s := measure(t, func(ctx context.Context, w *Writer) error { return UDPEcho(ctx, w, ap) },
+		func(ctx context.Context, w *Writer) { Datagrams(ctx, w, ap, 5*time.Millisecond, time.Second) }, OK, 20)
+	if got := s.Connections(Window{0, Now()}); got.OK < 20 || got.Failed != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestStreamsSeeABreak(t *testing.T) {
+	ap := freePort(t, "tcp")
+	s := measure(t, func(ctx context.Context, w *Writer) error { return Echo(ctx, w, ap) },
+		func(ctx context.Context, w *Writer) { Stream(ctx, w, ap, 3, 5*time.Millisecond, time.Second) }, Tick, 10)
+	if got := s.Streams(Window{0, Now()}); got.Alive != 3 || got.Broken != 0 {
+		t.Errorf("got %+v", got)
+	}
+	// A server that ends its connections after a while.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.CopyN(c, c, 40)
+				c.Close()
+			}()
+		}
+	}()
+	s = measure(t, nil, func(ctx context.Context, w *Writer) {
+		Stream(ctx, w, l.Addr().(*net.TCPAddr).AddrPort(), 3, 5*time.Millisecond, time.Second)
+	}, Broken, 3)
+	if got := s.Streams(Window{0, Now()}); got.Broken != 3 || got.Alive != 0 {
+		t.Errorf("got %+v", got)
+	}
+}

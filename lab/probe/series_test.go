@@ -1,0 +1,103 @@
+package probe
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+const ms = time.Millisecond
+
+func series(events ...Event) *Series {
+	s := NewSeries()
+	for _, e := range events {
+		s.Add(e)
+	}
+	return s
+}
+
+func answered(at time.Duration, server string) Event {
+	return Event{Kind: OK, Start: at - ms, At: at, Server: server}
+}
+
+func TestConnectionsMeasureTheLongestGap(t *testing.T) {
+	s := series(
+		Event{Kind: Ready, At: 100 * ms},
+		answered(110*ms, "a"), answered(120*ms, "b"),
+		Event{Kind: Fail, Start: 130 * ms, At: 1130 * ms, Error: "timeout"},
+		answered(420*ms, "a"), answered(430*ms, "b"), answered(425*ms, "a"), // events come in the order of their end, nearly
+	)
+	for _, tc := range []struct {
+		name       string
+		w          Window
+		ok, failed int
+		gap, gapAt time.Duration
+		shareOfA   float64
+	}{
+		{"whole run", Window{0, 430 * ms}, 5, 1, 300 * ms, 120 * ms, 0.6},
+		{"opens inside the outage: all of it counts", Window{200 * ms, 430 * ms}, 3, 0, 300 * ms, 120 * ms, 2.0 / 3},
+		{"ends inside the outage", Window{0, 400 * ms}, 2, 1, 280 * ms, 120 * ms, 0.5},
+		{"before the outage", Window{0, 121 * ms}, 2, 0, 10 * ms, 100 * ms, 0.5},
+		{"nothing ever since", Window{440 * ms, 2000 * ms}, 0, 0, 1570 * ms, 430 * ms, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := s.Connections(tc.w)
+			if got.OK != tc.ok || got.Failed != tc.failed || got.Gap != tc.gap || got.GapFrom != tc.gapAt || got.Share("a") != tc.shareOfA {
+				t.Errorf("got %+v, share of a %g", got, got.Share("a"))
+			}
+		})
+	}
+}
+
+func TestConnectionsBeforeAnythingIsReady(t *testing.T) {
+	got := NewSeries().Connections(Window{0, 100 * ms})
+	if got.OK != 0 || got.Gap != 100*ms {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestStreamsCountSilentOnes(t *testing.T) {
+	s := series(
+		Event{Kind: Tick, At: 100 * ms, Alive: 5, Silent: 10 * ms},
+		Event{Kind: Stall, Start: 110 * ms, At: 360 * ms, Stream: 2},
+		Event{Kind: Broken, At: 400 * ms, Stream: 3, Error: "reset"},
+		Event{Kind: Tick, At: 500 * ms, Alive: 4, Silent: 400 * ms},
+	)
+	got := s.Streams(Window{0, time.Second})
+	if got.Alive != 4 || got.Broken != 1 || got.Errors["reset"] != 1 || got.Worst != 400*ms {
+		t.Errorf("got %+v", got)
+	}
+	if got := s.Streams(Window{0, 399 * ms}); got.Worst != 250*ms || got.Broken != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestClaims(t *testing.T) {
+	s := series(
+		Event{Kind: Answers, Start: 10 * ms, At: 20 * ms, MACs: []string{"02::1"}},
+		Event{Kind: Answers, Start: 30 * ms, At: 40 * ms, MACs: []string{"02::1", "02::2"}},
+		Event{Kind: Answers, Start: 50 * ms, At: 60 * ms},
+	)
+	got := s.Claims(Window{0, time.Second})
+	if got.Requests != 3 || got.Several != 1 || got.Nobody != 1 || got.ByMAC["02::1"] != 2 || len(got.Last) != 0 {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestEventsSurviveTheirPipe(t *testing.T) {
+	var b bytes.Buffer
+	w := NewWriter(&b)
+	want := Event{Kind: OK, At: 5, Start: 3, Server: "web1", Client: "198.51.100.2:4711"}
+	w.Write(want)
+	var got []Event
+	if err := ReadEvents(&b, func(e Event) { got = append(got, e) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].Server != want.Server || got[0].At != want.At || got[0].Client != want.Client {
+		t.Errorf("got %+v", got)
+	}
+	if err := ReadEvents(strings.NewReader("{\"kind\":\n"), func(Event) {}); err == nil {
+		t.Error("half an event was taken for a whole one")
+	}
+}
