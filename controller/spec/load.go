@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -85,11 +86,19 @@ func Parse(name string, content []byte) (*File, error) {
 
 func read(name string, r *conf.Reader, raw *rawFile) (*File, error) {
 	rd := reader{Reader: r, file: &File{}, name: name}
-	if !raw.VIPs.Set && !raw.Services.Set && raw.VIPs.Pos == raw.Services.Pos {
+	if !raw.VIPs.Set && !raw.Services.Set && raw.VIPs.Pos == raw.Services.Pos && !raw.Cluster.Set {
 		r.Errorf(start, "", "says nothing about vips and services: write vips: [] and services: [] if there are none")
 		return nil, r.Err()
 	}
 	rd.director(raw)
+	rd.file.Cluster = settings.Read(r, raw.Cluster, settings.Director)
+	if rd.file.Cluster != nil && !raw.VIPs.Set && !raw.Services.Set {
+		rd.file.Replicated = true
+		if err := r.Err(); err != nil {
+			return nil, err
+		}
+		return rd.file, nil
+	}
 	rd.vips(raw)
 	rd.services(raw)
 	if err := r.Err(); err != nil {

@@ -3,6 +3,7 @@ package spec
 import (
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
 )
 
@@ -10,6 +11,7 @@ import (
 type (
 	rawFile struct {
 		Director conf.At[rawDirector]           `yaml:"director"`
+		Cluster  conf.At[settings.Raw]          `yaml:"cluster"`
 		VIPs     conf.At[[]conf.At[rawVIP]]     `yaml:"vips"`
 		Services conf.At[[]conf.At[rawService]] `yaml:"services"`
 	}

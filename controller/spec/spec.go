@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -64,7 +65,11 @@ type Options struct {
 // File is a director's whole file.
 type File struct {
 	Director Options
-	Spec     Spec
+	// Cluster is nil for a director that is alone.
+	Cluster *settings.Options
+	// Replicated: the file says nothing of VIPs and services, which the directors of the cluster replicate.
+	Replicated bool
+	Spec       Spec
 	// Warnings are what the file says that is allowed but hardly meant. They print as errors do.
 	Warnings conf.Errors
 }

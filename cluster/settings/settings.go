@@ -1,0 +1,319 @@
+package settings
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drover-lb/drover/conf"
+)
+
+// Bounds and defaults.
+const (
+	DefaultPort  = 7946 // of the gossip, TCP and UDP; what Serf and others use
+	DefaultLabel = "drover"
+
+	MinLease = 100 * time.Millisecond
+	MaxLease = time.Minute
+	// DefaultLease is short enough that a client's first retransmission (1 s, RFC 6298) finds the new
+	// director, and long enough that a busy host of a quiet network keeps it.
+	DefaultLease = 400 * time.Millisecond
+	FastLease    = 150 * time.Millisecond // quiet network, real-time priority
+	WANLease     = 3 * time.Second        // directors in different places
+
+	MaxVoters       = 15
+	DefaultPriority = 100 // VRRP's, RFC 5798 section 5.2.4
+
+	DefaultSyncPort = 8848 // IP_VS_SYNC_PORT
+
+	maxName  = 63  // bytes, a label of a host name (RFC 1035, section 2.3.4)
+	maxLabel = 127 // bytes
+)
+
+// Mode says how the active director is found.
+type Mode string
+
+const (
+	// Lease: a majority of the voters leases the VIPs to one director.
+	Lease Mode = "lease"
+	// Priority: the highest priority heard wins, as in VRRP. Two directors that do not hear each other are
+	// both active.
+	Priority Mode = "priority"
+)
+
+// Voter is a node that has a vote.
+type Voter struct {
+	Name    string
+	Address netip.AddrPort // of its gossip
+}
+
+// Sync is how the kernel's connection synchronisation is to run.
+type Sync struct {
+	Enabled   bool
+	Interface string // "": the director's default interface
+	ID        uint8  // messages of another id are ignored; 0: those of any id are taken
+	Group     netip.Addr
+	Port      uint16
+	TTL       uint8
+	MaxLen    uint16 // bytes of a message; 0: the director's default
+}
+
+// Options are the settings of one node. Voters are in the order of the file.
+type Options struct {
+	Name    string         // of this node
+	Address netip.AddrPort // own, of the gossip
+	Label   string         // of the cluster
+	KeyFile string
+	Voters  []Voter
+	Join    []netip.AddrPort // beside the voters
+
+	Mode     Mode
+	Lease    time.Duration
+	Priority uint8
+	// PreemptDelay is how long a director of higher priority has to be well before it asks the active one to
+	// hand over; negative: never.
+	PreemptDelay time.Duration
+	Sync         Sync
+}
+
+// Raw is the mapping as it is written, for embedding in a file's raw struct.
+type Raw struct {
+	Name     conf.Value                `yaml:"name"`
+	Address  conf.Value                `yaml:"address"`
+	Label    conf.Value                `yaml:"label"`
+	KeyFile  conf.Value                `yaml:"key_file"`
+	Voters   conf.At[[]conf.At[voter]] `yaml:"voters"`
+	Join     []conf.Value              `yaml:"join"`
+	Mode     conf.Value                `yaml:"mode"`
+	Lease    conf.Value                `yaml:"lease"`
+	Priority conf.Value                `yaml:"priority"`
+	Preempt  conf.Value                `yaml:"preempt"`
+	Sync     conf.At[rawSync]          `yaml:"sync"`
+}
+
+type voter struct {
+	Name    conf.Value `yaml:"name"`
+	Address conf.Value `yaml:"address"`
+}
+
+type rawSync struct {
+	Enabled   conf.Value `yaml:"enabled"`
+	Interface conf.Value `yaml:"interface"`
+	ID        conf.Value `yaml:"id"`
+	Group     conf.Value `yaml:"group"`
+	Port      conf.Value `yaml:"port"`
+	TTL       conf.Value `yaml:"ttl"`
+	MaxLen    conf.Value `yaml:"max_len"`
+}
+
+// Kind is the daemon whose file is read: some keys are for one of them only.
+type Kind uint8
+
+const (
+	Director Kind = iota
+	RealServer
+)
+
+// Read turns the mapping into Options, or nil if it is not there. Complaints go to r, which is that of the
+// whole file.
+func Read(r *conf.Reader, raw conf.At[Raw], kind Kind) *Options {
+	if !raw.Set {
+		return nil
+	}
+	w, in := &raw.V, r.In("cluster")
+	o := &Options{
+		Name:     name(in, w.Name, "name"),
+		Label:    in.String(w.Label, DefaultLabel),
+		KeyFile:  in.String(w.KeyFile, ""),
+		Mode:     conf.OneOf(in, w.Mode, "mode", Lease, Lease, Priority),
+		Lease:    lease(in, w.Lease),
+		Priority: uint8(in.Int(w.Priority, "priority", 1, 254, DefaultPriority)),
+	}
+	if !w.Name.Set {
+		host, err := os.Hostname()
+		host, _, _ = strings.Cut(host, ".")
+		if o.Name = strings.ToLower(host); err != nil || !validName(o.Name) {
+			in.Errorf(raw.Pos, "name", "is required, as the host name (%q) is none that a node can have: 1 to %d of a-z, 0-9 and -", host, maxName)
+		}
+	}
+	if l := o.Label; l == "" || len(l) > maxLabel {
+		in.Errorf(w.Label.Pos, "label", "%d bytes: must be 1 to %d", len(l), maxLabel)
+	}
+	if in.Required(w.KeyFile, "key_file", raw.Pos) && !strings.HasPrefix(o.KeyFile, "/") {
+		in.Errorf(w.KeyFile.Pos, "key_file", "%q is not an absolute path", o.KeyFile)
+	}
+	o.voters(in, w, raw.Pos)
+	o.preempt(in, w.Preempt)
+	for i, v := range w.Join {
+		if a := address(in.In("join[%d]", i), v, ""); a.IsValid() {
+			o.Join = append(o.Join, a)
+		}
+	}
+	o.sync(in.In("sync"), &w.Sync.V)
+	if kind != Director {
+		for _, x := range []struct {
+			set   bool
+			pos   conf.Pos
+			field string
+		}{{w.Priority.Set, w.Priority.Pos, "priority"}, {w.Preempt.Set, w.Preempt.Pos, "preempt"}, {w.Sync.Set, w.Sync.Pos, "sync"}} {
+			if x.set {
+				in.Errorf(x.pos, x.field, "is for directors only")
+			}
+		}
+	}
+	return o
+}
+
+func (o *Options) voters(r *conf.Reader, w *Raw, pos conf.Pos) {
+	if !w.Voters.Set || len(w.Voters.V) == 0 {
+		if w.Voters.Pos != (conf.Pos{}) {
+			pos = w.Voters.Pos
+		}
+		r.Errorf(pos, "voters", "is required: the directors, and a third node if there are two, each with name and address")
+		return
+	}
+	if n := len(w.Voters.V); n > MaxVoters {
+		r.Errorf(w.Voters.Pos, "voters", "%d: at most %d", n, MaxVoters)
+	}
+	names, addrs := map[string]int{}, map[netip.AddrPort]int{}
+	for i, v := range w.Voters.V {
+		in := r.In("voters[%d]", i)
+		if !in.Required(v.V.Name, "name", v.Pos) || !in.Required(v.V.Address, "address", v.Pos) {
+			continue
+		}
+		x := Voter{name(in, v.V.Name, "name"), address(in, v.V.Address, "address")}
+		if x.Name == "" || !x.Address.IsValid() {
+			continue
+		}
+		if first, twice := names[x.Name]; twice {
+			in.Errorf(v.V.Name.Pos, "name", "%q is a voter already in line %d", x.Name, first)
+			continue
+		}
+		if first, twice := addrs[x.Address]; twice {
+			in.Errorf(v.V.Address.Pos, "address", "%s is a voter's already in line %d", x.Address, first)
+			continue
+		}
+		names[x.Name], addrs[x.Address] = v.V.Name.Pos.Line, v.V.Address.Pos.Line
+		o.Voters = append(o.Voters, x)
+	}
+	o.Address = address(r, w.Address, "address")
+	if self, ok := o.Voter(o.Name); ok {
+		if o.Address.IsValid() && o.Address != self {
+			r.Errorf(w.Address.Pos, "address", "%s is another than in voters, %s", o.Address, self)
+		}
+		o.Address = self
+	} else if !w.Address.Set {
+		r.Errorf(pos, "address", "is required, as %q is not among the voters", o.Name)
+	}
+}
+
+// Voter returns the address of a voter.
+func (o *Options) Voter(name string) (netip.AddrPort, bool) {
+	for _, v := range o.Voters {
+		if v.Name == name {
+			return v.Address, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+func (o *Options) preempt(r *conf.Reader, v conf.Value) {
+	switch v.Text {
+	case "", "false":
+		o.PreemptDelay = -1
+	case "true":
+		o.PreemptDelay = 0
+	default:
+		o.PreemptDelay = r.Duration(v, "preempt", 0, time.Hour, -1)
+	}
+}
+
+func (o *Options) sync(r *conf.Reader, w *rawSync) {
+	s := &o.Sync
+	s.Enabled = r.Bool(w.Enabled, "enabled", true)
+	s.Interface = r.String(w.Interface, "")
+	if len(s.Interface) > 15 {
+		r.Errorf(w.Interface.Pos, "interface", "%q is too long: must be 1 to 15 bytes", s.Interface)
+	}
+	s.ID = uint8(r.Int(w.ID, "id", 0, 255, 0))
+	s.Port = uint16(r.Int(w.Port, "port", 1, 65535, DefaultSyncPort))
+	s.TTL = uint8(r.Int(w.TTL, "ttl", 1, 255, 1))
+	s.MaxLen = uint16(r.Int(w.MaxLen, "max_len", 0, 65507, 0))
+	if s.Group = r.Addr(w.Group, "group"); s.Group.IsValid() && !s.Group.IsMulticast() {
+		r.Errorf(w.Group.Pos, "group", "%s is not a multicast address", s.Group)
+	}
+}
+
+func lease(r *conf.Reader, v conf.Value) time.Duration {
+	switch v.Text {
+	case "default":
+		return DefaultLease
+	case "fast":
+		return FastLease
+	case "wan":
+		return WANLease
+	}
+	return r.Duration(v, "lease", MinLease, MaxLease, DefaultLease)
+}
+
+// address reads an address with or without port.
+func address(r *conf.Reader, v conf.Value, field string) netip.AddrPort {
+	if !v.Set {
+		return netip.AddrPort{}
+	}
+	ap, err := netip.ParseAddrPort(v.Text)
+	if err != nil {
+		a := r.Addr(v, field)
+		if !a.IsValid() {
+			return netip.AddrPort{}
+		}
+		ap = netip.AddrPortFrom(a, DefaultPort)
+	}
+	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	if a := ap.Addr(); ap.Port() == 0 || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+		r.Errorf(v.Pos, field, "%q is not an address at which a node can be reached", v.Text)
+		return netip.AddrPort{}
+	}
+	return ap
+}
+
+func name(r *conf.Reader, v conf.Value, field string) string {
+	if !v.Set {
+		return ""
+	}
+	if !validName(v.Text) {
+		r.Errorf(v.Pos, field, "%q must be 1 to %d of a-z, 0-9 and -, not beginning or ending with -", v.Text, maxName)
+		return ""
+	}
+	return strings.Clone(v.Text)
+}
+
+func validName(s string) bool {
+	if s == "" || len(s) > maxName || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// Names lists the voters' names, in the order of the file.
+func (o *Options) Names() []string {
+	out := make([]string, len(o.Voters))
+	for i, v := range o.Voters {
+		out[i] = v.Name
+	}
+	return out
+}
+
+// Fingerprint is short and equal on nodes that agree on who votes, in which mode, and for how long.
+func (o *Options) Fingerprint() string {
+	h := sha256.New()
+	for _, v := range slices.SortedFunc(slices.Values(o.Voters), func(a, b Voter) int { return strings.Compare(a.Name, b.Name) }) {
+		h.Write([]byte(v.Name + "=" + v.Address.String() + "\n"))
+	}
+	h.Write([]byte(string(o.Mode) + " " + o.Lease.String()))
+	return hex.EncodeToString(h.Sum(nil)[:4])
+}

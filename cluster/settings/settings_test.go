@@ -1,0 +1,91 @@
+package settings
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drover-lb/drover/conf"
+)
+
+func read(t *testing.T, kind Kind, content string) (*Options, error) {
+	t.Helper()
+	var raw struct {
+		Cluster conf.At[Raw] `yaml:"cluster"`
+	}
+	r, err := conf.Parse("f.yaml", []byte(content), &raw)
+	if err != nil {
+		return nil, err
+	}
+	o := Read(r, raw.Cluster, kind)
+	return o, r.Err()
+}
+
+const three = "voters: [{name: d1, address: 10.0.0.1}, {name: d2, address: \"10.0.0.2:99\"}, {name: w, address: \"fd00::3\"}]"
+
+func TestDefaults(t *testing.T) {
+	o, err := read(t, Director, "cluster: {name: d2, key_file: /k, "+three+"}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Address != netip.MustParseAddrPort("10.0.0.2:99") || o.Lease != DefaultLease || o.Mode != Lease || o.Priority != 100 ||
+		o.PreemptDelay >= 0 || !o.Sync.Enabled || o.Sync.Port != 8848 || o.Label != DefaultLabel || strings.Join(o.Names(), " ") != "d1 d2 w" {
+		t.Errorf("got %+v", o)
+	}
+	if a, ok := o.Voter("w"); !ok || a != netip.MustParseAddrPort("[fd00::3]:7946") {
+		t.Errorf("w is at %s, %t", a, ok)
+	}
+	if o, err := read(t, Director, "x:\n"); o != nil || err == nil {
+		t.Errorf("unknown key: %v, %v", o, err)
+	}
+	if o, err := read(t, Director, ""); o != nil || err != nil {
+		t.Errorf("no cluster: %v, %v", o, err)
+	}
+}
+
+func TestWords(t *testing.T) {
+	for in, want := range map[string]time.Duration{"fast": FastLease, "wan": WANLease, "default": DefaultLease, "250ms": 250 * time.Millisecond} {
+		if o, err := read(t, Director, "cluster: {name: d1, key_file: /k, lease: "+in+", "+three+"}"); err != nil || o.Lease != want {
+			t.Errorf("%s: %v, %v", in, o, err)
+		}
+	}
+	for in, want := range map[string]time.Duration{"true": 0, "false": -1, "30s": 30 * time.Second} {
+		if o, err := read(t, Director, "cluster: {name: d1, key_file: /k, preempt: "+in+", "+three+"}"); err != nil || o.PreemptDelay != want {
+			t.Errorf("%s: %v, %v", in, o, err)
+		}
+	}
+}
+
+func TestComplaints(t *testing.T) {
+	for _, tc := range []struct {
+		kind     Kind
+		in, want string
+	}{
+		{Director, "cluster: {name: d1, key_file: /k}", `f.yaml:1:10: cluster: voters: is required: the directors, and a third node if there are two, each with name and address`},
+		{Director, "cluster: {name: D_1, key_file: /k, " + three + ", address: 10.0.0.1}", `f.yaml:1:17: cluster: name: "D_1" must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -`},
+		{Director, "cluster: {name: d9, key_file: /k, " + three + "}", `f.yaml:1:10: cluster: address: is required, as "d9" is not among the voters`},
+		{Director, "cluster: {name: d1, " + three + "}", `f.yaml:1:10: cluster: key_file: is required`},
+		{Director, "cluster: {name: d1, key_file: k, " + three + "}", `f.yaml:1:31: cluster: key_file: "k" is not an absolute path`},
+		{Director, "cluster: {name: d1, key_file: /k, lease: 50ms, " + three + "}", `f.yaml:1:42: cluster: lease: 50ms is out of range: must be between 100ms and 1m0s`},
+		{Director, "cluster: {name: d1, key_file: /k, priority: 255, " + three + "}", `f.yaml:1:45: cluster: priority: 255 is out of range: must be between 1 and 254`},
+		{Director, "cluster: {name: d1, key_file: /k, address: 10.0.0.7, " + three + "}", `f.yaml:1:44: cluster: address: 10.0.0.7:7946 is another than in voters, 10.0.0.1:7946`},
+		{RealServer, "cluster: {name: d1, key_file: /k, priority: 7, " + three + "}", `f.yaml:1:45: cluster: priority: is for directors only`},
+		{Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 10.0.0.1}, {name: d1, address: 10.0.0.2}]}", `f.yaml:1:82: cluster: voters[1]: name: "d1" is a voter already in line 1`},
+		{Director, "cluster: {name: d1, key_file: /k, sync: {group: 10.0.0.1}, " + three + "}", `f.yaml:1:49: cluster: sync: group: 10.0.0.1 is not a multicast address`},
+		{Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 0.0.0.0}], address: 10.0.0.1}", `f.yaml:1:64: cluster: voters[0]: address: "0.0.0.0" is not an address at which a node can be reached`},
+	} {
+		if _, err := read(t, tc.kind, tc.in); err == nil || err.Error() != tc.want {
+			t.Errorf("%s\n got %v\nwant %s", tc.in, err, tc.want)
+		}
+	}
+}
+
+func TestFingerprintTellsVotersApart(t *testing.T) {
+	a, _ := read(t, Director, "cluster: {name: d1, key_file: /k, "+three+"}")
+	b, _ := read(t, RealServer, "cluster: {name: w, key_file: /k, "+three+"}")
+	c, _ := read(t, Director, "cluster: {name: d1, key_file: /k, lease: fast, "+three+"}")
+	if a.Fingerprint() != b.Fingerprint() || a.Fingerprint() == c.Fingerprint() {
+		t.Errorf("%s %s %s", a.Fingerprint(), b.Fingerprint(), c.Fingerprint())
+	}
+}
