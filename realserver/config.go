@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
 )
 
@@ -31,14 +32,28 @@ type Config struct {
 	Device        string        // Loopback, or the name of the dummy interface that the agent makes
 	CheckInterval time.Duration // 100 ms .. 1 h, default 5 s: look whether everything is as it should be
 	OnStop        OnStop        // default Release
+
+	// Cluster is nil for a real server on its own.
+	Cluster *settings.Options
+	// Learn: the file names no VIPs; they are those of Pool, as the directors of the cluster tell.
+	Learn bool
+	// Pool is what the real server is a member of, "" for none: a witness, or a static server.
+	Pool string
+	// Address is at which the directors send packets, by default the address in the cluster.
+	Address netip.Addr
+	Weight  uint32 // in the pool, 0 .. 65535, default 1
 }
 
 type rawConfig struct {
-	VIPs          []conf.Value `yaml:"vips"`
-	Device        conf.Value   `yaml:"device"`
-	Dummy         conf.Value   `yaml:"dummy"`
-	CheckInterval conf.Value   `yaml:"check_interval"`
-	OnStop        conf.Value   `yaml:"on_stop"`
+	VIPs          conf.At[[]conf.Value] `yaml:"vips"`
+	Device        conf.Value            `yaml:"device"`
+	Dummy         conf.Value            `yaml:"dummy"`
+	CheckInterval conf.Value            `yaml:"check_interval"`
+	OnStop        conf.Value            `yaml:"on_stop"`
+	Cluster       conf.At[settings.Raw] `yaml:"cluster"`
+	Pool          conf.Value            `yaml:"pool"`
+	Address       conf.Value            `yaml:"address"`
+	Weight        conf.Value            `yaml:"weight"`
 }
 
 // Load reads the file at path. An error is of type [conf.Errors] when its content is at fault.
@@ -78,14 +93,16 @@ func validate(r *conf.Reader, raw *rawConfig) (*Config, error) {
 			r.Errorf(raw.Dummy.Pos, "dummy", "%q is not a name for an interface: 1 to 15 characters without spaces, slashes and colons, and not lo, all or default", c.Device)
 		}
 	}
-	if len(raw.VIPs) == 0 {
+	c.member(r, raw)
+	vips := raw.VIPs.V
+	if len(vips) == 0 && c.Cluster == nil {
 		r.Errorf(conf.Pos{Line: 1, Column: 1}, "vips", "is required: a list of at least one address")
 	}
-	if len(raw.VIPs) > MaxVIPs {
-		r.Errorf(raw.VIPs[MaxVIPs].Pos, "vips", "%d addresses: at most %d", len(raw.VIPs), MaxVIPs)
+	if len(vips) > MaxVIPs {
+		r.Errorf(vips[MaxVIPs].Pos, "vips", "%d addresses: at most %d", len(vips), MaxVIPs)
 	}
-	seen := make(map[netip.Addr]conf.Pos, len(raw.VIPs))
-	for i, v := range raw.VIPs {
+	seen := make(map[netip.Addr]conf.Pos, len(vips))
+	for i, v := range vips {
 		in := r.In("vips[%d]", i)
 		if !in.Required(v, "", conf.Pos{}) {
 			continue
@@ -123,6 +140,29 @@ func validate(r *conf.Reader, raw *rawConfig) (*Config, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// member reads what a real server is in a cluster.
+func (c *Config) member(r *conf.Reader, raw *rawConfig) {
+	c.Cluster = settings.Read(r, raw.Cluster, settings.RealServer)
+	c.Weight = uint32(r.Int(raw.Weight, "weight", 0, 65535, 1))
+	c.Pool = raw.Pool.Text
+	switch {
+	case raw.Pool.Set && !settings.ValidName(c.Pool):
+		r.Errorf(raw.Pool.Pos, "pool", "%q must be %s", c.Pool, settings.NameRule)
+	case raw.Pool.Set && !raw.Cluster.Set:
+		r.Errorf(raw.Pool.Pos, "pool", "is that of a cluster: it needs cluster")
+	case raw.Weight.Set && !raw.Pool.Set:
+		r.Errorf(raw.Weight.Pos, "weight", "is that of a member of a pool: it needs pool")
+	case raw.Address.Set && !raw.Pool.Set:
+		r.Errorf(raw.Address.Pos, "address", "is that of a member of a pool: it needs pool")
+	case raw.VIPs.Set && len(raw.VIPs.V) > 0 && raw.Pool.Set:
+		r.Errorf(raw.VIPs.Pos, "vips", "are those of the pool: leave out vips or pool")
+	}
+	c.Learn = c.Pool != ""
+	if c.Address = r.Addr(raw.Address, "address"); !c.Address.IsValid() && c.Cluster != nil {
+		c.Address = c.Cluster.Address.Addr()
+	}
 }
 
 // validName follows dev_valid_name() of the kernel's net/core/dev.c, and keeps off the names that mean

@@ -24,6 +24,14 @@ func TestConfig(t *testing.T) {
 	if err != nil || c.Device != "drover" || c.CheckInterval != 250*time.Millisecond || c.OnStop != Keep {
 		t.Errorf("got %+v, %v", c, err)
 	}
+	c, err = Parse("f.yaml", []byte("pool: web\ncluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9}]}\n"))
+	if err != nil || !c.Learn || c.Pool != "web" || c.Weight != 1 || c.Address != netip.MustParseAddr("10.0.0.9") {
+		t.Errorf("member of a pool: got %+v, %v", c, err)
+	}
+	c, err = Parse("f.yaml", []byte("vips: []\ncluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9}]}\n"))
+	if err != nil || c.Learn || len(c.VIPs) != 0 {
+		t.Errorf("witness: got %+v, %v", c, err)
+	}
 	c, err = Parse("f.yaml", []byte("vips: [192.0.2.10]\ndevice: dummy\ndummy: vips.0\n"))
 	if err != nil || c.Device != "vips.0" {
 		t.Errorf("got %+v, %v", c, err)
@@ -43,11 +51,17 @@ func TestReferenceConfigurationIsGoodAndComplete(t *testing.T) {
 // Each is wrong in one way, and gets one complaint.
 func TestBadConfigurations(t *testing.T) {
 	const name15 = "a23456789012345"
+	const inCluster = "cluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9}]}\n"
 	for _, tc := range []struct{ name, in, want string }{
 		{"empty", "", "f.yaml:1:1: vips: is required: a list of at least one address"},
 		{"no VIPs", "device: lo\n", "f.yaml:1:1: vips: is required: a list of at least one address"},
 		{"empty list", "vips: []\n", "f.yaml:1:1: vips: is required: a list of at least one address"},
-		{"unknown key", "vips: [192.0.2.1]\nvip: 192.0.2.1\n", `f.yaml:2:1: unknown field "vip": expected one of: vips, device, dummy, check_interval, on_stop`},
+		{"unknown key", "vips: [192.0.2.1]\nvip: 192.0.2.1\n", `f.yaml:2:1: unknown field "vip": expected one of: vips, device, dummy, check_interval, on_stop, cluster, pool, address, weight`},
+		{"pool without cluster", "vips: [192.0.2.1]\npool: web\n", "f.yaml:2:7: pool: is that of a cluster: it needs cluster"},
+		{"pool and VIPs", "vips: [192.0.2.1]\npool: web\n" + inCluster, "f.yaml:1:7: vips: are those of the pool: leave out vips or pool"},
+		{"bad pool", "pool: a b\n" + inCluster, `f.yaml:1:7: pool: "a b" must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -`},
+		{"weight without pool", "weight: 2\n" + inCluster, "f.yaml:1:9: weight: is that of a member of a pool: it needs pool"},
+		{"weight too large", "pool: web\nweight: 70000\n" + inCluster, "f.yaml:2:9: weight: 70000 is out of range: must be between 0 and 65535"},
 		{"one VIP without list", "vips: 192.0.2.1\n", "f.yaml:1:7: vips: expected a list, found a single value"},
 		{"VIP as a mapping", "vips: [{address: 192.0.2.1}]\n", "f.yaml:1:8: vips[0]: expected a single value, found a mapping"},
 		{"null VIP", "vips: [192.0.2.1, ~]\n", "f.yaml:1:19: vips[1]: is required"},
@@ -106,7 +120,7 @@ func FuzzParse(f *testing.F) {
 		if (c == nil) == (err == nil) {
 			t.Fatalf("%v, %v", c, err)
 		}
-		if err == nil && (len(c.VIPs) == 0 || c.Device == "" || len(c.Device) > 15) {
+		if err == nil && (len(c.VIPs) == 0 && c.Cluster == nil || c.Device == "" || len(c.Device) > 15) {
 			t.Errorf("accepted %+v", c)
 		}
 	})

@@ -136,8 +136,8 @@ func Read(r *conf.Reader, raw conf.At[Raw], kind Kind) *Options {
 	if !w.Name.Set {
 		host, err := os.Hostname()
 		host, _, _ = strings.Cut(host, ".")
-		if o.Name = strings.ToLower(host); err != nil || !validName(o.Name) {
-			in.Errorf(raw.Pos, "name", "is required, as the host name (%q) is none that a node can have: 1 to %d of a-z, 0-9 and -", host, maxName)
+		if o.Name = strings.ToLower(host); err != nil || !ValidName(o.Name) {
+			in.Errorf(raw.Pos, "name", "is required, as the host name (%q) is none that a node can have: must be %s", host, NameRule)
 		}
 	}
 	if l := o.Label; l == "" || len(l) > maxLabel {
@@ -285,14 +285,18 @@ func name(r *conf.Reader, v conf.Value, field string) string {
 	if !v.Set {
 		return ""
 	}
-	if !validName(v.Text) {
-		r.Errorf(v.Pos, field, "%q must be 1 to %d of a-z, 0-9 and -, not beginning or ending with -", v.Text, maxName)
+	if !ValidName(v.Text) {
+		r.Errorf(v.Pos, field, "%q must be %s", v.Text, NameRule)
 		return ""
 	}
 	return strings.Clone(v.Text)
 }
 
-func validName(s string) bool {
+// NameRule is what ValidName asks for, in words.
+const NameRule = "1 to 63 of a-z, 0-9 and -, not beginning or ending with -"
+
+// ValidName reports whether s can be the name of a node, a group or a pool.
+func ValidName(s string) bool {
 	if s == "" || len(s) > maxName || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}
