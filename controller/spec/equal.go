@@ -6,7 +6,7 @@ import "slices"
 func (s *Spec) Equal(o *Spec) bool {
 	return slices.Equal(s.VIPs, o.VIPs) &&
 		slices.EqualFunc(s.Services, o.Services, func(a, b Service) bool {
-			return a.Name == b.Name && a.Service == b.Service && slices.Equal(a.RealServers, b.RealServers)
+			return a.Name == b.Name && a.Service == b.Service && a.Pool == b.Pool && slices.Equal(a.RealServers, b.RealServers)
 		})
 }
 

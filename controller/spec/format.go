@@ -104,6 +104,9 @@ func (w *writer) service(s *Service) {
 	if forward != ipvs.DirectRoute {
 		field("forwarding: %s", forwardName(forward))
 	}
+	if s.Pool != "" {
+		field("pool: %s", scalar(s.Pool))
+	}
 	w.list(2, "real_servers", len(s.RealServers))
 	for i := range s.RealServers {
 		w.b = append(w.b, "      - "...)

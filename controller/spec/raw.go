@@ -44,6 +44,7 @@ type (
 		Persistence    conf.At[rawPersistence]       `yaml:"persistence"`
 		Forwarding     conf.Value                    `yaml:"forwarding"`
 		Tunnel         conf.At[rawTunnel]            `yaml:"tunnel"`
+		Pool           conf.Value                    `yaml:"pool"`
 		RealServers    conf.At[[]conf.At[rawServer]] `yaml:"real_servers"`
 	}
 

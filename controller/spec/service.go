@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -138,6 +139,7 @@ func (s *serviceReader) read() {
 	if s.svc.Name == "" && s.keyOK {
 		s.svc.Name = s.svc.Key.String()
 	}
+	s.pool()
 	s.servers()
 }
 
@@ -367,8 +369,28 @@ func readTunnel(r *conf.Reader, v conf.At[rawTunnel], def tunnel) (t tunnel, ok 
 	return t, ok
 }
 
+// pool reads the name of a pool. Its members have the VIPs on loopback, as their agents see to, which is for
+// direct routing.
+func (s *serviceReader) pool() {
+	v := s.raw.Pool
+	switch {
+	case !v.Set:
+	case !settings.ValidName(v.Text):
+		s.r.Errorf(v.Pos, "pool", "%q must be %s", v.Text, settings.NameRule)
+	case s.raw.FWMark.Set:
+		s.r.Errorf(v.Pos, "pool", "needs a service with an address: which VIPs an fwmark stands for is not known here")
+	case s.forwardOK && s.forward != ipvs.DirectRoute:
+		s.r.Errorf(v.Pos, "pool", "needs forwarding: direct, not %s", forwardName(s.forward))
+	default:
+		s.svc.Pool = strings.Clone(v.Text)
+	}
+}
+
 func (s *serviceReader) servers() {
-	servers := list(s.r, s.raw.RealServers, "real_servers", s.pos)
+	servers := s.raw.RealServers.V
+	if !s.raw.Pool.Set {
+		servers = list(s.r, s.raw.RealServers, "real_servers", s.pos)
+	}
 	var (
 		keys    = make(map[ipvs.DestKey]conf.Pos, len(servers))
 		names   = make(map[string]conf.Pos, len(servers))

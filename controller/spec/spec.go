@@ -26,6 +26,8 @@ type VIP struct {
 type Service struct {
 	Name string // unique; by default the key, such as "TCP 192.0.2.10:80"
 	ipvs.Service
+	// Pool names real servers that announce themselves, in addition to RealServers; "" for none.
+	Pool        string
 	RealServers []RealServer
 }
 

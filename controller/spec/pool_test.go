@@ -1,0 +1,63 @@
+package spec
+
+import (
+	"net/netip"
+	"testing"
+)
+
+const pooled = `vips: [192.0.2.1, 192.0.2.2]
+director: {interface: eth0}
+services:
+  - {address: 192.0.2.1, port: 80, pool: web, real_servers: [{name: a, address: 10.0.0.1, weight: 9}]}
+  - {address: 192.0.2.2, port: 443, pool: web}
+  - {address: 192.0.2.2, port: 53, protocol: udp, real_servers: []}
+`
+
+func TestMembersOfAPool(t *testing.T) {
+	f, err := Parse("f.yaml", []byte(pooled))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vip1, vip2 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	if p := f.Spec.Pools(); len(p) != 1 || len(p["web"]) != 2 || p["web"][0] != vip1 {
+		t.Errorf("pools %v", p)
+	}
+	both := []netip.Addr{vip1, vip2}
+	members := []Member{
+		{"b", "web", netip.MustParseAddr("10.0.0.2"), 3, both},
+		{"a", "web", netip.MustParseAddr("10.0.0.3"), 1, both},
+		{"c", "web", netip.MustParseAddr("10.0.0.4"), 1, both[:1]}, // has one of the VIPs only
+		{"d", "other", netip.MustParseAddr("10.0.0.5"), 1, both},   // of another pool
+		{"e", "web", netip.MustParseAddr("10.0.0.1"), 1, both},     // listed in the spec
+		{"f", "web", netip.MustParseAddr("fd00::1"), 1, both},      // of another family
+		{"g", "web", netip.MustParseAddr("10.0.0.2"), 1, both},     // the address of b
+	}
+	before := f.Spec.Clone()
+	got := f.Spec.WithMembers(members)
+	if !f.Spec.Equal(&before) {
+		t.Error("the spec itself was changed")
+	}
+	describe := func(s *Service) string {
+		out := ""
+		for _, d := range s.RealServers {
+			out += d.Name + "=" + d.DestKey.String() + " "
+		}
+		return out
+	}
+	for i, want := range []string{
+		"a=10.0.0.1:80 10.0.0.3=10.0.0.3:80 b=10.0.0.2:80 c=10.0.0.4:80 ",
+		"a=10.0.0.3:443 b=10.0.0.2:443 e=10.0.0.1:443 ",
+		"",
+	} {
+		if s := describe(&got.Services[i]); s != want {
+			t.Errorf("service %d: got %q, want %q", i, s, want)
+		}
+	}
+	if w := got.Services[0].RealServers[2].Weight; w != 3 {
+		t.Errorf("weight %d", w)
+	}
+	// A member whose VIPs are not there yet gets no traffic at all.
+	if got := f.Spec.WithMembers([]Member{{"b", "web", netip.MustParseAddr("10.0.0.2"), 3, nil}}); !got.Equal(&before) {
+		t.Errorf("got %v", got)
+	}
+}
