@@ -999,8 +999,9 @@ func TestKernelModuleReload(t *testing.T) {
 // unload unloads ip_vs and all that uses it.
 func unload(t *testing.T) {
 	t.Helper()
-	// Namespaces of earlier tests end in the background, and hold their connections until then.
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	// Namespaces of earlier tests end in the background, one after the other, and hold the module until then;
+	// on a busy machine that takes its time.
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		entries, err := os.ReadDir("/sys/module")
 		if err != nil {
 			t.Fatal(err)
