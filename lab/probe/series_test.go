@@ -39,6 +39,7 @@ func TestConnectionsMeasureTheLongestGap(t *testing.T) {
 		{"opens inside the outage: all of it counts", Window{200 * ms, 430 * ms}, 3, 0, 300 * ms, 120 * ms, 2.0 / 3},
 		{"ends inside the outage", Window{0, 400 * ms}, 2, 1, 280 * ms, 120 * ms, 0.5},
 		{"before the outage", Window{0, 121 * ms}, 2, 0, 10 * ms, 100 * ms, 0.5},
+		{"begun before, answered after: no gap, and no answer of the state since", Window{419500 * time.Microsecond, 421 * ms}, 0, 0, 300 * ms, 120 * ms, 0},
 		{"nothing ever since", Window{440 * ms, 2000 * ms}, 0, 0, 1570 * ms, 430 * ms, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
