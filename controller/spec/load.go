@@ -84,6 +84,47 @@ func Parse(name string, content []byte) (*File, error) {
 	return read(name, r, &raw)
 }
 
+// ParseSpec reads what directors replicate: a document with vips and services, and nothing that is for one
+// director only. Interfaces may be left to each director's own file.
+func ParseSpec(name string, content []byte) (*File, error) {
+	var raw rawFile
+	r, err := conf.Parse(name, content, &raw)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range []struct {
+		set   bool
+		pos   conf.Pos
+		field string
+	}{{raw.Director.Set, raw.Director.Pos, "director"}, {raw.Cluster.Set, raw.Cluster.Pos, "cluster"}} {
+		if x.set {
+			r.Errorf(x.pos, x.field, "is a setting of one node and belongs into its own file: this one is for vips and services")
+		}
+	}
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	rd := reader{Reader: r, file: &File{}, name: name, shared: true}
+	rd.vips(&raw)
+	rd.services(&raw)
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	return rd.file, nil
+}
+
+// With returns the file of a director whose VIPs and services are those of shared, which [ParseSpec] read.
+func (f *File) With(shared *File) (*File, error) {
+	out := *f
+	out.Spec, out.Warnings = shared.Spec, shared.Warnings
+	for i := range out.Spec.VIPs {
+		if v := &out.Spec.VIPs[i]; v.Interface == "" && f.Director.Interface == "" {
+			return nil, fmt.Errorf("VIP %s names no interface, and neither does this director's file (director: interface)", v.Prefix)
+		}
+	}
+	return &out, nil
+}
+
 func read(name string, r *conf.Reader, raw *rawFile) (*File, error) {
 	rd := reader{Reader: r, file: &File{}, name: name}
 	if !raw.VIPs.Set && !raw.Services.Set && raw.VIPs.Pos == raw.Services.Pos && !raw.Cluster.Set {
@@ -115,7 +156,9 @@ type reader struct {
 	*conf.Reader
 	name string
 	file *File
-	vip  map[netip.Addr]conf.Pos // the VIPs that were read, and where
+	// shared: what is read is for all directors, whose own files name the interface.
+	shared bool
+	vip    map[netip.Addr]conf.Pos // the VIPs that were read, and where
 }
 
 // warn adds to what is allowed but hardly meant.
@@ -164,7 +207,7 @@ func (rd *reader) vips(raw *rawFile) {
 	for i, v := range vips {
 		r := rd.In("vips[%d]", i)
 		vip := VIP{Interface: interfaceName(r, v.V.Interface)}
-		if !v.V.Interface.Set && !raw.Director.V.Interface.Set && !missing {
+		if !v.V.Interface.Set && !raw.Director.V.Interface.Set && !missing && !rd.shared {
 			missing = true // one complaint does for all
 			r.Errorf(v.Pos, "interface", "is required, here or as the default in director: interface")
 		}

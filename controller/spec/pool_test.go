@@ -61,3 +61,31 @@ func TestMembersOfAPool(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+func TestASharedSpecIsForNoDirectorAlone(t *testing.T) {
+	const in = "vips: [192.0.2.1]\nservices:\n  - {address: 192.0.2.1, port: 80, real_servers: [10.0.0.1]}\n"
+	shared, err := ParseSpec("s.yaml", []byte(in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := Parse("d.yaml", []byte("director: {interface: eth7}\ncluster: {name: d1, key_file: /k, voters: [{name: d1, address: 10.0.0.1}]}\n"))
+	if err != nil || !own.Replicated {
+		t.Fatalf("%+v, %v", own, err)
+	}
+	f, err := own.With(shared)
+	if err != nil || f.Director.Interface != "eth7" || !f.Spec.Equal(&shared.Spec) || f.Cluster == nil {
+		t.Errorf("%+v, %v", f, err)
+	}
+	own.Director.Interface = ""
+	if _, err := own.With(shared); err == nil {
+		t.Error("a VIP without an interface was accepted")
+	}
+	for _, tc := range []struct{ in, want string }{
+		{"director: {interface: eth0}\n" + in, `s.yaml:1:11: director: is a setting of one node and belongs into its own file: this one is for vips and services`},
+		{"vips: []\n", `s.yaml:1:1: services: is required: write services: [] if there are none`},
+	} {
+		if _, err := ParseSpec("s.yaml", []byte(tc.in)); err == nil || err.Error() != tc.want {
+			t.Errorf("got %v, want %s", err, tc.want)
+		}
+	}
+}
