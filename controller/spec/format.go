@@ -28,10 +28,17 @@ func (f *File) Format() []byte {
 
 	w.list(0, "vips", len(f.Spec.VIPs))
 	for _, v := range f.Spec.VIPs {
-		if v.Interface == "" {
+		more := ""
+		if v.Interface != "" {
+			more += ", interface: " + scalar(v.Interface)
+		}
+		if v.Group != DefaultGroup {
+			more += ", group: " + scalar(v.Group)
+		}
+		if more == "" {
 			w.line(1, "- %s", prefix(v.Prefix))
 		} else {
-			w.line(1, "- {address: %s, interface: %s}", prefix(v.Prefix), scalar(v.Interface))
+			w.line(1, "- {address: %s%s}", prefix(v.Prefix), more)
 		}
 	}
 

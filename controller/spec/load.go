@@ -206,7 +206,7 @@ func (rd *reader) vips(raw *rawFile) {
 	missing := false
 	for i, v := range vips {
 		r := rd.In("vips[%d]", i)
-		vip := VIP{Interface: interfaceName(r, v.V.Interface)}
+		vip := VIP{Interface: interfaceName(r, v.V.Interface), Group: groupName(r, v.V.Group)}
 		if !v.V.Interface.Set && !raw.Director.V.Interface.Set && !missing && !rd.shared {
 			missing = true // one complaint does for all
 			r.Errorf(v.Pos, "interface", "is required, here or as the default in director: interface")
@@ -313,6 +313,18 @@ func interfaceName(r *conf.Reader, v conf.Value) string {
 		return strings.Clone(s)
 	}
 	return ""
+}
+
+// groupName reads the name of a group of VIPs, DefaultGroup when absent or wrong.
+func groupName(r *conf.Reader, v conf.Value) string {
+	switch {
+	case !v.Set:
+	case !settings.ValidName(v.Text):
+		r.Errorf(v.Pos, "group", "%q must be %s", v.Text, settings.NameRule)
+	default:
+		return strings.Clone(v.Text)
+	}
+	return DefaultGroup
 }
 
 func wholeSeconds(r *conf.Reader, v conf.Value, field string, lo, hi, def time.Duration) time.Duration {

@@ -29,6 +29,7 @@ type (
 	rawVIP struct {
 		Address   conf.Value `yaml:"address"`
 		Interface conf.Value `yaml:"interface"`
+		Group     conf.Value `yaml:"group"`
 	}
 
 	rawService struct {

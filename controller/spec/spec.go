@@ -2,6 +2,7 @@ package spec
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/drover-lb/drover/cluster/settings"
@@ -19,6 +20,22 @@ type Spec struct {
 type VIP struct {
 	Prefix    netip.Prefix // address with prefix length, host bits kept; /32 or /128 unless written
 	Interface string       // empty: the director's default interface
+	// Group names the VIPs that are with one director together; DefaultGroup unless written. A director
+	// that is alone holds all groups.
+	Group string
+}
+
+// DefaultGroup is the group of VIPs that name none.
+const DefaultGroup = "default"
+
+// Groups lists the groups of the VIPs, sorted.
+func (s *Spec) Groups() []string {
+	groups := make([]string, len(s.VIPs))
+	for i := range s.VIPs {
+		groups[i] = s.VIPs[i].Group
+	}
+	slices.Sort(groups)
+	return slices.Compact(groups)
 }
 
 // Service is one virtual service with its real servers. Fields shared with the kernel are in

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,7 +58,7 @@ director:
   socket: ""
 vips:
   - 192.0.2.10/24
-  - {address: 2001:db8::10, interface: eth1}
+  - {address: 2001:db8::10, interface: eth1, group: mail}
 services:
   - name: a
     address: 192.0.2.10
@@ -81,7 +82,7 @@ services:
 	want := File{
 		Director: Options{Interface: "eth0", Ownership: OwnAll, OnStop: Keep, ReconcileInterval: 250 * time.Millisecond, VIPLifetime: time.Minute},
 		Spec: Spec{
-			VIPs: []VIP{{Prefix: netip.MustParsePrefix("192.0.2.10/24")}, {Prefix: netip.MustParsePrefix("2001:db8::10/128"), Interface: "eth1"}},
+			VIPs: []VIP{{Prefix: netip.MustParsePrefix("192.0.2.10/24"), Group: DefaultGroup}, {Prefix: netip.MustParsePrefix("2001:db8::10/128"), Interface: "eth1", Group: "mail"}},
 			Services: []Service{
 				{Name: "a", Service: ipvs.Service{Key: ipvs.Key{Family: ipvs.IPv4, Protocol: ipvs.UDP, Addr: addr("192.0.2.10"), Port: 5060},
 					Scheduler: "sh", Flags: ipvs.Persistent | ipvs.OnePacket | ipvs.Sched1 | ipvs.Sched2, Timeout: 3600, Netmask: 20, PE: "sip"},
@@ -112,6 +113,20 @@ func TestMappedAddressIsItsIPv4Address(t *testing.T) {
 	if s := f.Spec.Services[0]; s.Addr != netip.MustParseAddr("192.0.2.10") || s.RealServers[0].Addr != netip.MustParseAddr("10.0.0.11") {
 		t.Errorf("got %v, %v", s.Addr, s.RealServers[0].Addr)
 	}
+}
+
+func TestGroups(t *testing.T) {
+	f := parse(t, "director: {interface: a}\nvips: [{address: 192.0.2.10, group: web}, 192.0.2.11, {address: 192.0.2.12, group: web}]\nservices: []\n")
+	if got := f.Spec.Groups(); !slices.Equal(got, []string{DefaultGroup, "web"}) {
+		t.Errorf("groups %q", got)
+	}
+	for _, name := range []string{"", "Web", "a b", "-a", "a-", strings.Repeat("a", 64)} {
+		_, err := Parse("f.yaml", []byte(fmt.Sprintf("director: {interface: a}\nvips: [{address: 192.0.2.10, group: %q}]\nservices: []\n", name)))
+		if err == nil || !strings.Contains(err.Error(), "f.yaml:2:36: vips[0]: group: ") || !strings.Contains(err.Error(), "must be 1 to 63 of a-z, 0-9 and -") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	parse(t, fmt.Sprintf("director: {interface: a}\nvips: [{address: 192.0.2.10, group: %s}]\nservices: []\n", strings.Repeat("a", 63)))
 }
 
 func TestWarnings(t *testing.T) {
@@ -253,7 +268,7 @@ func randomFile(r *rand.Rand) *File {
 		VIPLifetime: time.Duration(2+r.IntN(3599)) * time.Second, Sysctls: r.IntN(2) == 0, Socket: []string{"", DefaultSocket, "/tmp/a b#c: d'\"\\"}[r.IntN(3)],
 	}}
 	for i := range r.IntN(4) {
-		v := VIP{Interface: []string{"", "eth1", "é"[:0]}[r.IntN(3)]}
+		v := VIP{Interface: []string{"", "eth1", "é"[:0]}[r.IntN(3)], Group: []string{DefaultGroup, "mail", "1", "true"}[r.IntN(4)]}
 		if r.IntN(2) == 0 {
 			v.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}), []int{32, 31, 24, 1}[r.IntN(4)])
 		} else {
