@@ -122,7 +122,7 @@ func TestGroups(t *testing.T) {
 	}
 	for _, name := range []string{"", "Web", "a b", "-a", "a-", strings.Repeat("a", 64)} {
 		_, err := Parse("f.yaml", []byte(fmt.Sprintf("director: {interface: a}\nvips: [{address: 192.0.2.10, group: %q}]\nservices: []\n", name)))
-		if err == nil || !strings.Contains(err.Error(), "f.yaml:2:36: vips[0]: group: ") || !strings.Contains(err.Error(), "must be 1 to 63 of a-z, 0-9 and -") {
+		if err == nil || !strings.Contains(err.Error(), "f.yaml:2:37: vips[0]: group: ") || !strings.Contains(err.Error(), "must be 1 to 63 of a-z, 0-9 and -") {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
