@@ -3,6 +3,8 @@ package lab
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -78,10 +80,14 @@ func Run(ctx context.Context, c *Config, o Options) (rep *Report, err error) {
 		return nil, fmt.Errorf("failed to build the lab: %w", err)
 	}
 	defer r.world.Close()
+	key := newKey()
 	for _, h := range c.Hosts {
 		m := r.world.Machine(h.Name)
 		if err := copyFolder(c.Folder, m.Dir); err != nil {
 			return nil, fmt.Errorf("failed to copy the folder of the lab for %q: %w", h.Name, err)
+		}
+		if err := os.WriteFile(filepath.Join(m.Dir, keyFile), key, 0o600); err != nil {
+			return nil, fmt.Errorf("failed to write the key for %q: %w", h.Name, err)
 		}
 		for _, p := range h.Run {
 			pr := newProcess(p, m, r.bin)
@@ -476,6 +482,18 @@ func (r *run) services(ctx context.Context, host string) (entries []ipvs.Service
 		return err
 	})
 	return entries, derr
+}
+
+// keyFile is a file with a key for the cluster of the lab, a new one in each run and the same on each host.
+const keyFile = "cluster.key"
+
+// newKey makes a key as `drover keys generate` does.
+func newKey() []byte {
+	var key [32]byte
+	if _, err := crand.Read(key[:]); err != nil {
+		panic("lab: no random numbers: " + err.Error()) // crypto/rand does not fail on Linux
+	}
+	return []byte(base64.StdEncoding.EncodeToString(key[:]) + "\n")
 }
 
 // copyFolder copies the plain files of a lab's folder; larger ones than 16 MiB are refused.

@@ -63,7 +63,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return validate(r, &raw)
+	return validate(path, r, &raw)
 }
 
 // Parse is Load for content that is already in memory; name stands for the file in complaints.
@@ -73,10 +73,10 @@ func Parse(name string, content []byte) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return validate(r, &raw)
+	return validate(name, r, &raw)
 }
 
-func validate(r *conf.Reader, raw *rawConfig) (*Config, error) {
+func validate(name string, r *conf.Reader, raw *rawConfig) (*Config, error) {
 	c := &Config{
 		CheckInterval: r.Duration(raw.CheckInterval, "check_interval", 100*time.Millisecond, time.Hour, 5*time.Second),
 		OnStop:        conf.OneOf(r, raw.OnStop, "on_stop", Release, Release, Keep),
@@ -93,7 +93,7 @@ func validate(r *conf.Reader, raw *rawConfig) (*Config, error) {
 			r.Errorf(raw.Dummy.Pos, "dummy", "%q is not a name for an interface: 1 to 15 characters without spaces, slashes and colons, and not lo, all or default", c.Device)
 		}
 	}
-	c.member(r, raw)
+	c.member(name, r, raw)
 	vips := raw.VIPs.V
 	if len(vips) == 0 && c.Cluster == nil {
 		r.Errorf(conf.Pos{Line: 1, Column: 1}, "vips", "is required: a list of at least one address")
@@ -143,8 +143,8 @@ func validate(r *conf.Reader, raw *rawConfig) (*Config, error) {
 }
 
 // member reads what a real server is in a cluster.
-func (c *Config) member(r *conf.Reader, raw *rawConfig) {
-	c.Cluster = settings.Read(r, raw.Cluster, settings.RealServer)
+func (c *Config) member(name string, r *conf.Reader, raw *rawConfig) {
+	c.Cluster = settings.Read(r, raw.Cluster, settings.RealServer, name)
 	c.Weight = uint32(r.Int(raw.Weight, "weight", 0, 65535, 1))
 	c.Pool = raw.Pool.Text
 	switch {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -67,7 +68,7 @@ type Options struct {
 	Name    string         // of this node
 	Address netip.AddrPort // own, of the gossip
 	Label   string         // of the cluster
-	KeyFile string
+	KeyFile string         // a relative path is one from where the file is that names it
 	Voters  []Voter
 	Join    []netip.AddrPort // beside the voters
 
@@ -119,8 +120,8 @@ const (
 )
 
 // Read turns the mapping into Options, or nil if it is not there. Complaints go to r, which is that of the
-// whole file.
-func Read(r *conf.Reader, raw conf.At[Raw], kind Kind) *Options {
+// whole file; path is where that file is.
+func Read(r *conf.Reader, raw conf.At[Raw], kind Kind, path string) *Options {
 	if !raw.Set {
 		return nil
 	}
@@ -143,8 +144,8 @@ func Read(r *conf.Reader, raw conf.At[Raw], kind Kind) *Options {
 	if l := o.Label; l == "" || len(l) > maxLabel {
 		in.Errorf(w.Label.Pos, "label", "%d bytes: must be 1 to %d", len(l), maxLabel)
 	}
-	if in.Required(w.KeyFile, "key_file", raw.Pos) && !strings.HasPrefix(o.KeyFile, "/") {
-		in.Errorf(w.KeyFile.Pos, "key_file", "%q is not an absolute path", o.KeyFile)
+	if in.Required(w.KeyFile, "key_file", raw.Pos) && !filepath.IsAbs(o.KeyFile) {
+		o.KeyFile = filepath.Join(filepath.Dir(path), o.KeyFile)
 	}
 	o.voters(in, w, raw.Pos)
 	o.preempt(in, w.Preempt)

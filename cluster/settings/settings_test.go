@@ -18,7 +18,7 @@ func read(t *testing.T, kind Kind, content string) (*Options, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := Read(r, raw.Cluster, kind)
+	o := Read(r, raw.Cluster, kind, "/etc/drover/f.yaml")
 	return o, r.Err()
 }
 
@@ -35,6 +35,9 @@ func TestDefaults(t *testing.T) {
 	}
 	if a, ok := o.Voter("w"); !ok || a != netip.MustParseAddrPort("[fd00::3]:7946") {
 		t.Errorf("w is at %s, %t", a, ok)
+	}
+	if o, err := read(t, Director, "cluster: {name: d2, key_file: my.key, "+three+"}"); err != nil || o.KeyFile != "/etc/drover/my.key" {
+		t.Errorf("relative key file: %+v, %v", o, err)
 	}
 	if o, err := read(t, Director, "x:\n"); o != nil || err == nil {
 		t.Errorf("unknown key: %v, %v", o, err)
@@ -66,7 +69,6 @@ func TestComplaints(t *testing.T) {
 		{Director, "cluster: {name: D_1, key_file: /k, " + three + ", address: 10.0.0.1}", `f.yaml:1:17: cluster: name: "D_1" must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -`},
 		{Director, "cluster: {name: d9, key_file: /k, " + three + "}", `f.yaml:1:10: cluster: address: is required, as "d9" is not among the voters`},
 		{Director, "cluster: {name: d1, " + three + "}", `f.yaml:1:10: cluster: key_file: is required`},
-		{Director, "cluster: {name: d1, key_file: k, " + three + "}", `f.yaml:1:31: cluster: key_file: "k" is not an absolute path`},
 		{Director, "cluster: {name: d1, key_file: /k, lease: 50ms, " + three + "}", `f.yaml:1:42: cluster: lease: 50ms is out of range: must be between 100ms and 1m0s`},
 		{Director, "cluster: {name: d1, key_file: /k, priority: 255, " + three + "}", `f.yaml:1:45: cluster: priority: 255 is out of range: must be between 1 and 254`},
 		{Director, "cluster: {name: d1, key_file: /k, address: 10.0.0.7, " + three + "}", `f.yaml:1:44: cluster: address: 10.0.0.7:7946 is another than in voters, 10.0.0.1:7946`},

@@ -132,7 +132,7 @@ func read(name string, r *conf.Reader, raw *rawFile) (*File, error) {
 		return nil, r.Err()
 	}
 	rd.director(raw)
-	rd.file.Cluster = settings.Read(r, raw.Cluster, settings.Director)
+	rd.file.Cluster = settings.Read(r, raw.Cluster, settings.Director, name)
 	if rd.file.Cluster != nil && !raw.VIPs.Set && !raw.Services.Set {
 		rd.file.Replicated = true
 		if err := r.Err(); err != nil {
