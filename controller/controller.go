@@ -22,8 +22,7 @@ import (
 )
 
 // Kernel is all that a director needs of the kernel. Its methods are called by one goroutine at a
-// time, except that SetAddress may be called while Services or Apply or Load... runs. Calls are bounded
-// in time.
+// time, except that those of Addresses may be called while one of Table runs. Calls are bounded in time.
 type Kernel interface {
 	Table
 	Addresses
@@ -71,6 +70,16 @@ type Options struct {
 	// Turn is called each time the loop turns, at least every Heartbeat, and must not block.
 	Turn      func()
 	Heartbeat time.Duration // 0 for none
+	// Roles makes a director one of several. Nil: it is alone, and holds all its VIPs always. Otherwise the
+	// roles with which it begins, by group; whatever is not in it is standby until [Controller.SetRole]
+	// says otherwise.
+	Roles map[string]Role
+	// Leased is asked right before each time that an address of a group is put onto an interface or
+	// renewed there, whether this director may hold it at this moment; if not, the address is taken off. So
+	// a process that was stopped for a while does not put back what belongs to another by now. It must not
+	// block. Nil: as long as the role is active.
+	Leased func(group string) bool
+	Fence  Fence // nil for none
 	// Summary is called with one line for people whenever it changes, and must not block.
 	Summary func(string)
 }
@@ -82,10 +91,13 @@ type Controller struct {
 	kernel  Kernel
 	metrics *metrics
 
-	inputs   chan input
-	requests chan chan *Status
-	ready    chan struct{}
-	done     chan struct{}
+	inputs chan input
+	// roleChanges are calls of SetRole, kick asks for a pass.
+	roleChanges chan roleChange
+	kick        chan struct{}
+	requests    chan chan *Status
+	ready       chan struct{}
+	done        chan struct{}
 
 	// What follows belongs to the goroutine of Run.
 
@@ -98,6 +110,15 @@ type Controller struct {
 	want     plan.State
 	vipKeys  []vipKey
 	settings []Setting
+
+	groups   []string // of the file, sorted
+	roles    map[string]*role
+	deferred []roleChange // wait for the end of a pass
+	stopping bool
+	fenced   bool            // the fence has the addresses of this file
+	lifted   map[string]bool // by group: whether the fence was lifted; absent where that is not known
+	fenceErr error
+	syncDue  bool
 
 	store    *stateStore
 	storeErr error
@@ -161,17 +182,21 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{
-		opts:     opts,
-		log:      opts.Log,
-		kernel:   opts.Kernel,
-		inputs:   make(chan input),
-		requests: make(chan chan *Status),
-		ready:    make(chan struct{}),
-		done:     make(chan struct{}),
-		store:    store,
-		owned:    make(map[ipvs.Key]struct{}),
-		failing:  make(failures),
-		modules:  make(map[string]bool),
+		opts:        opts,
+		log:         opts.Log,
+		kernel:      opts.Kernel,
+		inputs:      make(chan input),
+		roleChanges: make(chan roleChange),
+		kick:        make(chan struct{}, 1),
+		roles:       make(map[string]*role),
+		lifted:      make(map[string]bool),
+		requests:    make(chan chan *Status),
+		ready:       make(chan struct{}),
+		done:        make(chan struct{}),
+		store:       store,
+		owned:       make(map[ipvs.Key]struct{}),
+		failing:     make(failures),
+		modules:     make(map[string]bool),
 	}
 	c.vips = newVIPs(opts.Kernel, opts.Log)
 	c.vips.save = c.save
@@ -179,6 +204,11 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 		return nil, err
 	}
 	c.vips.renewed = c.metrics.renewed
+	c.vips.late = c.clustered()
+	c.vips.active, c.vips.leased = c.active, c.leased
+	for group, r := range opts.Roles {
+		c.roles[group] = &role{Role: r, since: time.Now()}
+	}
 	c.take(f, path)
 	return c, nil
 }
@@ -227,7 +257,8 @@ func (c *Controller) take(f *spec.File, path string) {
 	c.file, c.path, c.hash, c.loaded = f, path, hash(f), time.Now()
 	c.rejected, c.rejectAt = nil, time.Time{}
 	c.want = plan.Want(&f.Spec)
-	c.vipKeys = keysOf(f)
+	c.vipKeys, c.vips.groups = keysOf(f), groupsOf(f)
+	c.groups, c.fenced = f.Spec.Groups(), false
 	c.settings = Settings(f)
 	c.vips.life = f.Director.VIPLifetime
 	c.fresh, c.applied = true, false
@@ -262,13 +293,23 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer settle.Stop()
 
 	c.inherit()
+	if c.clustered() {
+		// What a predecessor left is off before anything that may take long.
+		c.guard(ctx)
+		c.settle(ctx)
+	}
 	c.pass(ctx)
 	for ctx.Err() == nil {
 		c.opts.Turn()
 		select {
 		case <-ctx.Done():
 		case <-c.renew.C:
-			c.vips.renew(ctx)
+			c.renewVIPs(ctx)
+		case rc := <-c.roleChanges:
+			c.changeRole(ctx, rc)
+			c.flush()
+		case <-c.kick:
+			c.pass(ctx)
 		case <-c.kernel.Changed():
 			if !c.vips.noticed(c.kernel.Changes()) {
 				break
@@ -277,8 +318,10 @@ func (c *Controller) Run(ctx context.Context) error {
 				settle.Reset(wait)
 				break
 			}
+			c.guard(ctx)
 			c.settle(ctx)
 		case <-settle.C:
+			c.guard(ctx)
 			c.settle(ctx)
 		case <-c.tick.C:
 			c.pass(ctx)
@@ -287,7 +330,7 @@ func (c *Controller) Run(ctx context.Context) error {
 			close(in.taken)
 			if in.err == nil {
 				c.pass(ctx)
-				c.vips.renew(ctx) // with the new lifetime
+				c.renewVIPs(ctx) // with the new lifetime
 			}
 		case reply := <-c.requests:
 			reply <- c.status()
@@ -321,15 +364,37 @@ func (c *Controller) inherit() {
 
 // save writes the state file.
 func (c *Controller) save() {
-	err := c.store.save(state{services: c.owned, vips: c.vips.owned})
+	c.saved(c.store.save(state{services: c.owned, vips: c.vips.owned}))
+}
+
+// flush writes the state file if VIPs came or went since.
+func (c *Controller) flush() {
+	if c.vips.unsaved {
+		c.save()
+	}
+}
+
+// saved notes that the state file was written, or why not.
+func (c *Controller) saved(err error) {
+	c.vips.unsaved = false
 	if err != nil && (c.storeErr == nil || c.storeErr.Error() != err.Error()) {
 		c.log.Error("failed to record what is ours: if this process is killed now, its successor may leave services behind", "error", err)
 	}
 	c.storeErr = err
 }
 
-// await runs f, which waits for the kernel, and renews the VIPs meanwhile: traffic goes on while
-// somebody else holds the table. f is bounded in time, so a kernel that has stopped answering makes
+// renewVIPs renews what this director holds, and tells if it may not hold it any more.
+func (c *Controller) renewVIPs(ctx context.Context) {
+	c.vips.renew(ctx)
+	if c.clustered() {
+		c.announce()
+		c.shield()
+		c.summarize()
+	}
+}
+
+// await runs f, which waits for the kernel or a disk, and meanwhile renews the VIPs and takes over or gives
+// up groups of them: traffic goes on while somebody else holds the table. f is bounded in time, so a kernel that has stopped answering makes
 // the VIPs lapse in the end.
 func (c *Controller) await(ctx context.Context, f func()) {
 	done := make(chan struct{})
@@ -342,7 +407,9 @@ func (c *Controller) await(ctx context.Context, f func()) {
 		case <-done:
 			return
 		case <-c.renew.C:
-			c.vips.renew(ctx)
+			c.renewVIPs(ctx)
+		case rc := <-c.roleChanges:
+			c.changeRole(ctx, rc)
 		}
 	}
 }
@@ -351,8 +418,10 @@ func (c *Controller) await(ctx context.Context, f func()) {
 func (c *Controller) pass(ctx context.Context) {
 	begin := time.Now()
 	c.vips.noticed(c.kernel.Changes())
-	c.sysctls()
+	c.guard(ctx)
+	c.sysctls(ctx)
 	c.vips.giveUp(ctx, c.vipKeys)
+	c.vips.standDown(ctx, c.vipKeys)
 	// Those who are told that the address is here must not be told so when it has gone.
 	c.announce()
 	c.reconcile(ctx)
@@ -360,17 +429,19 @@ func (c *Controller) pass(ctx context.Context) {
 		return // what was cut off is no failure; stop comes next
 	}
 	c.settle(ctx)
+	clear(c.vips.gone)
 
 	c.passes++
 	c.lastPass, c.lastTook = begin, time.Since(begin)
 	c.metrics.pass(c.lastTook, c.tableErr == nil && len(c.failing) == 0)
-	if !c.haveAt.IsZero() {
+	if !c.haveAt.IsZero() && c.silent() {
 		select {
 		case <-c.ready:
 		default:
 			close(c.ready)
 		}
 	}
+	c.answer()
 	c.summarize()
 }
 
@@ -379,6 +450,8 @@ func (c *Controller) settle(ctx context.Context) {
 	c.vips.settle(ctx, c.vipKeys, c.serves)
 	c.settled = time.Now()
 	c.announce()
+	c.shield()
+	c.flush()
 	c.summarize()
 }
 
@@ -392,7 +465,7 @@ func (c *Controller) announce() {
 }
 
 // sysctls sets what a director wants, and repairs it later.
-func (c *Controller) sysctls() {
+func (c *Controller) sysctls(ctx context.Context) {
 	if c.opts.Sysctls == nil {
 		return
 	}
@@ -400,14 +473,14 @@ func (c *Controller) sysctls() {
 	var err error
 	message := "setting was changed by somebody else; set again"
 	if c.applied {
-		changes, err = c.opts.Sysctls.Repair()
+		c.await(ctx, func() { changes, err = c.opts.Sysctls.Repair() })
 	} else {
 		message = "setting changed"
 		rows := make([]sysctl.Row, len(c.settings))
 		for i, s := range c.settings {
 			rows[i] = s.Row
 		}
-		changes, err = c.opts.Sysctls.Apply(rows)
+		c.await(ctx, func() { changes, err = c.opts.Sysctls.Apply(rows) })
 		c.applied = err == nil
 	}
 	for _, ch := range changes {
@@ -465,7 +538,7 @@ func (c *Controller) reconcile(ctx context.Context) {
 		return
 	}
 	p := plan.Diff(c.want, have, plan.Owner(c.file.Director.Ownership, c.owned))
-	c.own(have)
+	c.own(ctx, have)
 	ops := c.due(p.Ops)
 	if len(ops) > 0 {
 		c.load(ctx, ops)
@@ -541,7 +614,7 @@ func (c *Controller) reconcile(ctx context.Context) {
 		c.tableErr = nil
 		c.fresh = false
 	}
-	c.saw(after, all)
+	c.saw(ctx, after, all)
 }
 
 // String names a change without what it changes to.
@@ -566,7 +639,7 @@ func (c *Controller) tableFailed(ctx context.Context, err error) {
 
 // own adds what is wanted to what is ours, forgets what is neither wanted nor there, and records it
 // before the kernel is changed.
-func (c *Controller) own(have plan.State) {
+func (c *Controller) own(ctx context.Context, have plan.State) {
 	changed := false
 	for i := range c.want.Services {
 		k := c.want.Services[i].Key
@@ -582,7 +655,12 @@ func (c *Controller) own(have plan.State) {
 		}
 	}
 	if changed || c.storeErr != nil {
-		c.save()
+		st := state{services: c.owned, vips: maps.Clone(c.vips.owned)}
+		var err error
+		c.await(ctx, func() { err = c.store.save(st) })
+		unsaved := c.vips.unsaved // of what changed meanwhile
+		c.saved(err)
+		c.vips.unsaved = unsaved
 	}
 }
 
@@ -682,13 +760,13 @@ func (c *Controller) report(p plan.Plan, ops, healed []plan.Op, writes uint64) {
 }
 
 // saw notes what the table looks like now.
-func (c *Controller) saw(st plan.State, asWanted bool) {
+func (c *Controller) saw(ctx context.Context, st plan.State, asWanted bool) {
 	c.have, c.haveAt = st, time.Now()
 	c.pending = plan.Plan{}
 	if !asWanted || len(st.Services) != len(c.want.Services) {
 		c.pending = plan.Diff(c.want, st, plan.Owner(c.file.Director.Ownership, c.owned))
 	}
-	c.own(st)
+	c.own(ctx, st)
 }
 
 // serves reports whether traffic for an address has somewhere to go: one of its services is in the
@@ -727,7 +805,19 @@ func merge(want, have plan.State, strangers []ipvs.Key) plan.State {
 func (c *Controller) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), stopTimeout, fmt.Errorf("stopping takes longer than %s", stopTimeout))
 	defer cancel()
+	c.stopping = true
+	for _, rc := range c.deferred {
+		rc.reply <- errStopped
+	}
+	c.deferred = nil
 	c.opts.Summary("stopping")
+	if c.clustered() && c.file.Director.OnStop == spec.Keep {
+		// Without its director a VIP has no lease.
+		c.leave(ctx)
+		c.save()
+		c.log.Info("stopped: the IPVS table and the kernel settings stay (on_stop: keep)")
+		return c.left()
+	}
 	if c.file.Director.OnStop == spec.Keep {
 		err := c.vips.keep(ctx)
 		c.save()
@@ -735,15 +825,8 @@ func (c *Controller) stop(ctx context.Context) error {
 		return err
 	}
 
-	c.opts.Announcer.Set(nil)
-	c.vips.giveUp(ctx, nil)
-	var errs []error
-	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.compare) {
-		if v := c.vips.known[k]; v.state == VIPLeaving {
-			errs = append(errs, v.err)
-		}
-	}
-	errs = append(errs, c.clear(ctx))
+	c.leave(ctx)
+	errs := []error{c.left(), c.clear(ctx)}
 	if c.opts.Sysctls != nil {
 		changes, err := c.opts.Sysctls.Restore()
 		for _, ch := range changes {
@@ -758,6 +841,23 @@ func (c *Controller) stop(ctx context.Context) error {
 	}
 	c.log.Info("stopped: VIPs, services and kernel settings are given back (on_stop: release)")
 	return nil
+}
+
+// leave gives up all VIPs.
+func (c *Controller) leave(ctx context.Context) {
+	c.opts.Announcer.Set(nil)
+	c.vips.giveUp(ctx, nil)
+}
+
+// left says which VIPs could not be given up.
+func (c *Controller) left() error {
+	var errs []error
+	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.compare) {
+		if v := c.vips.known[k]; v.state == VIPLeaving {
+			errs = append(errs, v.err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // clear deletes the services that are ours.
@@ -784,6 +884,9 @@ func (c *Controller) summarize() {
 		}
 	}
 	s := fmt.Sprintf("%d of %d VIPs held, %d services, %d real servers", held, len(c.vipKeys), len(c.want.Services), c.want.Servers())
+	if c.clustered() {
+		s = c.roleWords() + "; " + s
+	}
 	switch {
 	case c.tableErr != nil:
 		s += "; " + c.tableErr.Error()

@@ -172,6 +172,14 @@ func (w *world) file(text string) *spec.File {
 // start runs a director with its own kernel handle, as a new process does.
 func (w *world) start(text string, more ...func(*Options)) {
 	w.t.Helper()
+	w.launch(text, more...)
+	<-w.c.Ready()
+	w.status() // the first pass is over
+}
+
+// launch is start without waiting.
+func (w *world) launch(text string, more ...func(*Options)) {
+	w.t.Helper()
 	w.logs, w.gate = &buffer{}, &gate{Kernel: w.kernel}
 	note := w.told
 	w.told = &announced{}
@@ -200,8 +208,6 @@ func (w *world) start(text string, more ...func(*Options)) {
 		return <-result
 	})
 	w.t.Cleanup(func() { w.kill() })
-	<-c.Ready()
-	w.status() // the first pass is over
 }
 
 // stop ends the director as SIGTERM does.

@@ -23,7 +23,9 @@ type Status struct {
 	File        FileStatus      `json:"file"`
 	Options     OptionStatus    `json:"options"`
 	Reconcile   ReconcileStatus `json:"reconcile"`
+	Groups      []GroupStatus   `json:"groups"` // none for a director that is alone
 	VIPs        []VIPStatus     `json:"vips"`
+	FenceError  string          `json:"fence_error,omitempty"` // why the kernel does not guard the leases
 	Writes      WriteStatus     `json:"writes"`
 	Errors      []ErrorStatus   `json:"errors"`    // changes that the kernel refuses
 	Strangers   []string        `json:"strangers"` // services that are not ours and left alone
@@ -66,10 +68,20 @@ type ReconcileStatus struct {
 	Error    string    `json:"error,omitempty"`  // why the table could not be read or changed
 }
 
+// GroupStatus is what this director is for one group of VIPs.
+type GroupStatus struct {
+	Group string    `json:"group"`
+	Role  string    `json:"role"` // active or standby
+	Epoch uint64    `json:"epoch"`
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"`
+}
+
 // VIPStatus is one VIP.
 type VIPStatus struct {
 	Address   netip.Prefix `json:"address"`
 	Interface string       `json:"interface"`
+	Group     string       `json:"group"`
 	State     VIPState     `json:"state"`
 	Since     time.Time    `json:"since"`
 	Carrier   bool         `json:"carrier"` // of the interface
@@ -171,7 +183,9 @@ func (c *Controller) status() *Status {
 			Sysctls:           d.Sysctls,
 		},
 		Reconcile:   ReconcileStatus{Passes: c.passes, Last: c.lastPass, Duration: c.lastTook.Seconds(), Heals: c.heals, Error: text(c.tableErr)},
+		Groups:      c.groupStatus(),
 		VIPs:        []VIPStatus{},
+		FenceError:  text(c.fenceErr),
 		Writes:      WriteStatus{Messages: c.kernel.Writes(), Changes: []ChangeCounts{}},
 		Errors:      []ErrorStatus{},
 		Strangers:   []string{},
@@ -192,8 +206,9 @@ func (c *Controller) status() *Status {
 	st.Healthy = ready && c.tableErr == nil && c.sysctlErr == nil && c.rejected == nil && len(c.failing) == 0 && len(c.pending.Ops) == 0
 	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.compare) {
 		v := c.vips.known[k]
-		st.VIPs = append(st.VIPs, VIPStatus{Address: k.Prefix, Interface: k.Interface, State: v.state, Since: v.since, Carrier: v.carrier, Error: text(v.err)})
-		st.Healthy = st.Healthy && v.announced() && v.err == nil
+		st.VIPs = append(st.VIPs, VIPStatus{Address: k.Prefix, Interface: k.Interface, Group: c.vips.groups[k], State: v.state, Since: v.since, Carrier: v.carrier, Error: text(v.err)})
+		standby := v.state == VIPStandby && !c.active(c.vips.groups[k])
+		st.Healthy = st.Healthy && (v.announced() || standby) && v.err == nil
 	}
 	for i := range c.file.Spec.Services {
 		s := &c.file.Spec.Services[i]

@@ -47,6 +47,7 @@ const (
 	VIPDown        VIPState = "interface down" // switched off
 	VIPFailed      VIPState = "failed"         // the kernel refuses it
 	VIPLeaving     VIPState = "leaving"        // not wanted any more, and not off the interface yet
+	VIPStandby     VIPState = "standby"        // not on the interface: another director is to hold it
 )
 
 // vipKey identifies a VIP. The same address with another prefix length is another entry of the kernel.
@@ -71,10 +72,22 @@ type vip struct {
 	on      bool // ours and on the interface: to be renewed
 	carrier bool // of the interface
 	epoch   uint64
+	stand   bool // not to be held here: nobody is told of it, whatever its state
 }
 
 // announced says whether neighbours are to be told that the address is here.
-func (v *vip) announced() bool { return v.state == VIPHeld || v.state == VIPStatic }
+func (v *vip) announced() bool { return !v.stand && (v.state == VIPHeld || v.state == VIPStatic) }
+
+// off says whether a VIP that is not to be here is not here.
+func (v *vip) off() bool {
+	return v.stand && !v.on && (v.state == VIPStandby || v.state == VIPNoInterface)
+}
+
+// errStatic is the error of a VIP that somebody else has put onto the interface of a standby for good.
+var errStatic = errors.New("it is on the interface permanently, not put there by a director, while this director is standby: two hosts may answer for it")
+
+// errLeaseEnded is the error of a VIP whose lease ended before anybody said so.
+var errLeaseEnded = errors.New("the lease has ended")
 
 // vips puts addresses onto interfaces and takes them off. It belongs to the loop's goroutine.
 type vips struct {
@@ -85,6 +98,14 @@ type vips struct {
 	owned   map[vipKey]struct{} // what the state file says: put there by us or our predecessor
 	save    func()              // writes owned to the state file
 	renewed func(error)         // counts renewals
+
+	groups map[vipKey]string       // of the file's VIPs
+	active func(group string) bool // whether this director is to hold a group
+	leased func(group string) bool // whether a group may be held at this moment, asked before each SetAddress
+	// late: the state file is written after the kernel was told, not before. Without it taking a VIP would
+	// wait for a disk. A VIP that is put there meanwhile has a lifetime, and goes without the file.
+	late    bool
+	unsaved bool
 
 	// expected counts notifications still to come of what we removed ourselves.
 	expected map[kernel.Removal]int
@@ -100,6 +121,8 @@ func newVIPs(k Addresses, log *slog.Logger) *vips {
 		owned:    make(map[vipKey]struct{}),
 		save:     func() {},
 		renewed:  func(error) {},
+		active:   func(string) bool { return true },
+		leased:   func(string) bool { return true },
 		expected: make(map[kernel.Removal]int),
 		gone:     make(map[kernel.Removal]struct{}),
 	}
@@ -107,11 +130,17 @@ func newVIPs(k Addresses, log *slog.Logger) *vips {
 
 // keysOf lists the VIPs of a file.
 func keysOf(f *spec.File) []vipKey {
+	keys := unsortedKeys(f)
+	slices.SortFunc(keys, vipKey.compare)
+	return keys
+}
+
+// unsortedKeys lists them in the order of the file.
+func unsortedKeys(f *spec.File) []vipKey {
 	keys := make([]vipKey, len(f.Spec.VIPs))
 	for i, v := range f.Spec.VIPs {
 		keys[i] = vipKey{Prefix: v.Prefix, Interface: cmp.Or(v.Interface, f.Director.Interface)}
 	}
-	slices.SortFunc(keys, vipKey.compare)
 	return keys
 }
 
@@ -162,6 +191,10 @@ func (s *vips) set(v *vip, state VIPState, err error) {
 			log.Info("VIP is renewed again")
 		}
 	case VIPStatic:
+		if err != nil {
+			log.Error("VIP is on the interface of a standby director; it is not announced", "error", err)
+			break
+		}
 		log.Warn("VIP is on the interface permanently and not put there by a director: left as it is; the kernel will not take it away if this process dies")
 	case VIPWaiting:
 		log.Info("VIP waits for its services")
@@ -171,6 +204,12 @@ func (s *vips) set(v *vip, state VIPState, err error) {
 		log.Error("VIP waits for its interface, which is down")
 	case VIPFailed:
 		log.Error("VIP cannot be put onto the interface", "error", err)
+	case VIPStandby:
+		if err != nil {
+			log.Error("VIP is off the interface", "error", err)
+		} else if before != "" {
+			log.Info("VIP is off the interface")
+		}
 	case VIPLeaving:
 		log.Error("VIP cannot be taken off the interface; it is not renewed any more", "error", err)
 	}
@@ -257,7 +296,6 @@ func (s *vips) leaving(a netip.Addr) bool {
 // settle brings the VIPs of want onto their interfaces: puts back those that somebody removed, and
 // takes those for whose address ready is true. It starts from what the kernel lists.
 func (s *vips) settle(ctx context.Context, want []vipKey, ready func(netip.Addr) bool) {
-	defer clear(s.gone)
 	if len(want) == 0 {
 		return
 	}
@@ -265,6 +303,7 @@ func (s *vips) settle(ctx context.Context, want []vipKey, ready func(netip.Addr)
 		if s.known[k] == nil {
 			s.known[k] = &vip{key: k, epoch: 1}
 		}
+		s.known[k].stand = !s.active(s.groups[k])
 	}
 	links := make(map[string]kernel.Link)
 	missing := make(map[string]error)
@@ -313,6 +352,10 @@ func (s *vips) settle(ctx context.Context, want []vipKey, ready func(netip.Addr)
 			continue
 		}
 		v.index = link.Index
+		if v.stand || !s.leased(s.groups[k]) {
+			s.stand(ctx, v, link, addrs)
+			continue
+		}
 		if s.look(ctx, v, link, addrs, ready) {
 			take = append(take, v)
 		}
@@ -325,7 +368,9 @@ func (s *vips) settle(ctx context.Context, want []vipKey, ready func(netip.Addr)
 func (s *vips) look(ctx context.Context, v *vip, link kernel.Link, addrs []kernel.Address, ready func(netip.Addr) bool) bool {
 	v.carrier = link.Carrier
 	_, owned := s.owned[v.key]
-	_, gone := s.gone[kernel.Removal{Index: link.Index, Addr: v.key.Prefix.Addr()}]
+	removal := kernel.Removal{Index: link.Index, Addr: v.key.Prefix.Addr()}
+	_, gone := s.gone[removal]
+	delete(s.gone, removal)
 	there := find(addrs, link.Index, v.key.Prefix)
 	if v.on && (there == nil || gone) {
 		s.log.Warn("VIP was removed from the interface by somebody else", "vip", v.key.Prefix, "interface", v.key.Interface)
@@ -359,6 +404,101 @@ func (s *vips) look(ctx context.Context, v *vip, link kernel.Link, addrs []kerne
 	return false
 }
 
+// stand sees to it that a VIP which this director may not hold is not on the interface.
+func (s *vips) stand(ctx context.Context, v *vip, link kernel.Link, addrs []kernel.Address) {
+	v.carrier, v.stand = link.Carrier, true
+	delete(s.gone, kernel.Removal{Index: link.Index, Addr: v.key.Prefix.Addr()})
+	_, owned := s.owned[v.key]
+	there := find(addrs, link.Index, v.key.Prefix)
+	if there != nil && there.Lifetime == kernel.Forever && (!owned && !v.on || there.Prefix != v.key.Prefix) {
+		s.set(v, VIPStatic, errStatic)
+		return
+	}
+	if there == nil {
+		// It may have gone by itself.
+		v.on = false
+		s.disown(v.key)
+		s.set(v, VIPStandby, s.whyOff(v))
+		return
+	}
+	if !v.on && v.state != VIPLeaving {
+		s.log.Warn("VIP was on the interface of a standby director: taken off", "vip", v.key.Prefix, "interface", v.key.Interface)
+	}
+	s.takeOff(ctx, v)
+}
+
+// takeOff takes a VIP off that this director may not hold, and reports whether it is off.
+func (s *vips) takeOff(ctx context.Context, v *vip) bool {
+	v.on, v.stand = false, true // not renewed any more, come what may
+	if v.index != 0 {
+		if err := s.remove(ctx, v.index, v.key.Prefix); err != nil {
+			s.set(v, VIPLeaving, err)
+			return false
+		}
+	}
+	s.disown(v.key)
+	s.set(v, VIPStandby, s.whyOff(v))
+	return true
+}
+
+// whyOff is an error if a VIP is off that this director is to hold.
+func (s *vips) whyOff(v *vip) error {
+	if s.active(s.groups[v.key]) {
+		return errLeaseEnded
+	}
+	return nil
+}
+
+func (s *vips) disown(k vipKey) {
+	if _, owned := s.owned[k]; owned {
+		delete(s.owned, k)
+		s.unsaved = true
+	}
+}
+
+// standDown takes those of keys off that this director has on an interface and may not hold.
+func (s *vips) standDown(ctx context.Context, keys []vipKey) {
+	for _, k := range keys {
+		if v := s.known[k]; v != nil && (v.on || v.state == VIPLeaving) && !s.leased(s.groups[k]) {
+			s.takeOff(ctx, v)
+		} else if v != nil && !s.active(s.groups[k]) {
+			v.stand = true
+			switch v.state {
+			case VIPStatic:
+				s.set(v, VIPStatic, errStatic)
+			case VIPWaiting, VIPDown, VIPFailed: // whatever kept it off
+				s.set(v, VIPStandby, nil)
+			}
+		}
+	}
+}
+
+// mute ends the announcements of keys.
+func (s *vips) mute(keys []vipKey) {
+	for _, k := range keys {
+		if v := s.known[k]; v != nil {
+			v.stand = true
+		}
+	}
+}
+
+// anew makes keys be announced again as soon as they are held.
+func (s *vips) anew(keys []vipKey) {
+	for _, k := range keys {
+		if v := s.known[k]; v != nil {
+			v.epoch++
+		}
+	}
+}
+
+// waits reports whether any of keys waits for its services.
+func (s *vips) waits(keys []vipKey) bool {
+	return slices.ContainsFunc(keys, func(k vipKey) bool {
+		v := s.known[k]
+		return v == nil || v.state == VIPWaiting
+	})
+}
+
 // find returns the entry of an address on an interface. IPv6 has one entry for an address, whatever
 // its prefix length; of IPv4's the one with the wanted length is best, and another is as good as
 // ours only if it stays.
@@ -388,10 +528,17 @@ func (s *vips) take(ctx context.Context, list []*vip) {
 			changed = true
 		}
 	}
-	if changed {
+	switch {
+	case changed && s.late:
+		s.unsaved = true
+	case changed:
 		s.save() // before the kernel knows, so that a successor does
 	}
 	for _, v := range list {
+		if !s.leased(s.groups[v.key]) {
+			s.takeOff(ctx, v)
+			continue
+		}
 		if err := s.kernel.SetAddress(ctx, v.index, v.key.Prefix, s.life); err != nil {
 			s.set(v, VIPFailed, err)
 			continue
@@ -402,10 +549,14 @@ func (s *vips) take(ctx context.Context, list []*vip) {
 	}
 }
 
-// renew extends the lifetime of all VIPs that are on.
+// renew extends the lifetime of all VIPs that are on, and takes those off that may not be held any more.
 func (s *vips) renew(ctx context.Context) {
 	for _, v := range s.known {
 		if !v.on {
+			continue
+		}
+		if !s.leased(s.groups[v.key]) {
+			s.takeOff(ctx, v)
 			continue
 		}
 		err := s.kernel.SetAddress(ctx, v.index, v.key.Prefix, s.life)
