@@ -24,6 +24,7 @@ var rules = []struct {
 	{"ipvs", nil, "a leaf that others can import too: the kernel's IPVS"},
 	{"ipvs/ipvsadm", []string{"ipvs"}, "prints what ipvs reads"},
 	{"arp", []string{"arp"}, "frames and announcements know nothing of clusters"},
+	{"cluster/replica", nil, "a leaf: the order of opaque documents, and their files"},
 	{"cluster/settings", []string{"conf"}, "a leaf: the mapping that the files of all daemons share"},
 	{"controller/spec", []string{"conf", "ipvs", "cluster/settings"}, "pure: the desired state"},
 	{"controller/plan", []string{"controller/spec", "ipvs"}, "pure: the difference between tables"},
