@@ -27,7 +27,9 @@ const (
 	WANLease     = 3 * time.Second        // directors in different places
 
 	MaxVoters       = 15
-	DefaultPriority = 100 // VRRP's, RFC 5798 section 5.2.4
+	MaxGroups       = 64
+	DefaultGroup    = "default" // of VIPs
+	DefaultPriority = 100       // VRRP's, RFC 5798 section 5.2.4
 
 	DefaultSyncPort = 8848 // IP_VS_SYNC_PORT
 
@@ -72,6 +74,7 @@ type Options struct {
 	Voters  []Voter
 	Join    []netip.AddrPort // beside the voters
 
+	Groups   []string // of VIPs, at least one
 	Mode     Mode
 	Lease    time.Duration
 	Priority uint8
@@ -89,6 +92,7 @@ type Raw struct {
 	KeyFile  conf.Value                `yaml:"key_file"`
 	Voters   conf.At[[]conf.At[voter]] `yaml:"voters"`
 	Join     []conf.Value              `yaml:"join"`
+	Groups   []conf.Value              `yaml:"groups"`
 	Mode     conf.Value                `yaml:"mode"`
 	Lease    conf.Value                `yaml:"lease"`
 	Priority conf.Value                `yaml:"priority"`
@@ -148,6 +152,7 @@ func Read(r *conf.Reader, raw conf.At[Raw], kind Kind, path string) *Options {
 		o.KeyFile = filepath.Join(filepath.Dir(path), o.KeyFile)
 	}
 	o.voters(in, w, raw.Pos)
+	o.groups(in, w.Groups)
 	o.preempt(in, w.Preempt)
 	for i, v := range w.Join {
 		if a := address(in.In("join[%d]", i), v, ""); a.IsValid() {
@@ -220,6 +225,27 @@ func (o *Options) Voter(name string) (netip.AddrPort, bool) {
 		}
 	}
 	return netip.AddrPort{}, false
+}
+
+func (o *Options) groups(r *conf.Reader, list []conf.Value) {
+	for i, v := range list {
+		in := r.In("groups[%d]", i)
+		if !in.Required(v, "", v.Pos) {
+			continue
+		}
+		g := name(in, v, "")
+		if slices.Contains(o.Groups, g) {
+			in.Errorf(v.Pos, "", "%q is listed already", g)
+		} else if g != "" {
+			o.Groups = append(o.Groups, g)
+		}
+	}
+	if len(list) > MaxGroups {
+		r.Errorf(list[MaxGroups].Pos, "groups", "%d: at most %d", len(list), MaxGroups)
+	}
+	if len(list) == 0 {
+		o.Groups = []string{DefaultGroup}
+	}
 }
 
 func (o *Options) preempt(r *conf.Reader, v conf.Value) {
@@ -313,11 +339,14 @@ func (o *Options) Names() []string {
 	return out
 }
 
-// Fingerprint is short and equal on nodes that agree on who votes, in which mode, and for how long.
+// Fingerprint is short and equal on nodes that agree on who votes, on what, in which mode, and for how long.
 func (o *Options) Fingerprint() string {
 	h := sha256.New()
 	for _, v := range slices.SortedFunc(slices.Values(o.Voters), func(a, b Voter) int { return strings.Compare(a.Name, b.Name) }) {
 		h.Write([]byte(v.Name + "=" + v.Address.String() + "\n"))
+	}
+	for _, g := range slices.Sorted(slices.Values(o.Groups)) {
+		h.Write([]byte(g + "\n"))
 	}
 	h.Write([]byte(string(o.Mode) + " " + o.Lease.String()))
 	return hex.EncodeToString(h.Sum(nil)[:4])

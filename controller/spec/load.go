@@ -1,10 +1,12 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -121,6 +123,9 @@ func (f *File) With(shared *File) (*File, error) {
 		if v := &out.Spec.VIPs[i]; v.Interface == "" && f.Director.Interface == "" {
 			return nil, fmt.Errorf("VIP %s names no interface, and neither does this director's file (director: interface)", v.Prefix)
 		}
+		if o := f.Cluster; o != nil && !slices.Contains(o.Groups, v.Group) {
+			return nil, fmt.Errorf("VIP %s is in the group %q, which is not one of the groups of the cluster: %s", v.Prefix, v.Group, strings.Join(o.Groups, ", "))
+		}
 	}
 	return &out, nil
 }
@@ -207,6 +212,9 @@ func (rd *reader) vips(raw *rawFile) {
 	for i, v := range vips {
 		r := rd.In("vips[%d]", i)
 		vip := VIP{Interface: interfaceName(r, v.V.Interface), Group: groupName(r, v.V.Group)}
+		if o := rd.file.Cluster; o != nil && !slices.Contains(o.Groups, vip.Group) {
+			r.Errorf(cmp.Or(v.V.Group.Pos, v.Pos), "group", "%q is not one of the groups of the cluster: %s", vip.Group, strings.Join(o.Groups, ", "))
+		}
 		if !v.V.Interface.Set && !raw.Director.V.Interface.Set && !missing && !rd.shared {
 			missing = true // one complaint does for all
 			r.Errorf(v.Pos, "interface", "is required, here or as the default in director: interface")
