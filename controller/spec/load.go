@@ -120,7 +120,8 @@ func (f *File) With(shared *File) (*File, error) {
 	out := *f
 	out.Spec, out.Warnings = shared.Spec, shared.Warnings
 	for i := range out.Spec.VIPs {
-		if v := &out.Spec.VIPs[i]; v.Interface == "" && f.Director.Interface == "" {
+		v := &out.Spec.VIPs[i]
+		if v.Interface == "" && f.Director.Interface == "" {
 			return nil, fmt.Errorf("VIP %s names no interface, and neither does this director's file (director: interface)", v.Prefix)
 		}
 		if o := f.Cluster; o != nil && !slices.Contains(o.Groups, v.Group) {
