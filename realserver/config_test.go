@@ -24,11 +24,11 @@ func TestConfig(t *testing.T) {
 	if err != nil || c.Device != "drover" || c.CheckInterval != 250*time.Millisecond || c.OnStop != Keep {
 		t.Errorf("got %+v, %v", c, err)
 	}
-	c, err = Parse("f.yaml", []byte("pool: web\ncluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9}]}\n"))
+	c, err = Parse("f.yaml", []byte("pool: web\ncluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9, director: false}]}\n"))
 	if err != nil || !c.Learn || c.Pool != "web" || c.Weight != 1 || c.Address != netip.MustParseAddr("10.0.0.9") {
 		t.Errorf("member of a pool: got %+v, %v", c, err)
 	}
-	c, err = Parse("f.yaml", []byte("vips: []\ncluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9}]}\n"))
+	c, err = Parse("f.yaml", []byte("vips: []\ncluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9, director: false}]}\n"))
 	if err != nil || c.Learn || len(c.VIPs) != 0 {
 		t.Errorf("witness: got %+v, %v", c, err)
 	}
@@ -51,7 +51,7 @@ func TestReferenceConfigurationIsGoodAndComplete(t *testing.T) {
 // Each is wrong in one way, and gets one complaint.
 func TestBadConfigurations(t *testing.T) {
 	const name15 = "a23456789012345"
-	const inCluster = "cluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9}]}\n"
+	const inCluster = "cluster: {name: w, key_file: /k, voters: [{name: w, address: 10.0.0.9, director: false}]}\n"
 	for _, tc := range []struct{ name, in, want string }{
 		{"empty", "", "f.yaml:1:1: vips: is required: a list of at least one address"},
 		{"no VIPs", "device: lo\n", "f.yaml:1:1: vips: is required: a list of at least one address"},

@@ -1,8 +1,10 @@
 package settings
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,8 +52,9 @@ const (
 
 // Voter is a node that has a vote.
 type Voter struct {
-	Name    string
-	Address netip.AddrPort // of its gossip
+	Name     string
+	Address  netip.AddrPort // of its gossip
+	Director bool           // a candidate too
 }
 
 // Sync is how the kernel's connection synchronisation is to run.
@@ -101,8 +104,9 @@ type Raw struct {
 }
 
 type voter struct {
-	Name    conf.Value `yaml:"name"`
-	Address conf.Value `yaml:"address"`
+	Name     conf.Value `yaml:"name"`
+	Address  conf.Value `yaml:"address"`
+	Director conf.Value `yaml:"director"`
 }
 
 type rawSync struct {
@@ -151,7 +155,7 @@ func Read(r *conf.Reader, raw conf.At[Raw], kind Kind, path string) *Options {
 	if in.Required(w.KeyFile, "key_file", raw.Pos) && !filepath.IsAbs(o.KeyFile) {
 		o.KeyFile = filepath.Join(filepath.Dir(path), o.KeyFile)
 	}
-	o.voters(in, w, raw.Pos)
+	o.voters(in, w, raw.Pos, kind)
 	o.groups(in, w.Groups)
 	o.preempt(in, w.Preempt)
 	for i, v := range w.Join {
@@ -174,7 +178,7 @@ func Read(r *conf.Reader, raw conf.At[Raw], kind Kind, path string) *Options {
 	return o
 }
 
-func (o *Options) voters(r *conf.Reader, w *Raw, pos conf.Pos) {
+func (o *Options) voters(r *conf.Reader, w *Raw, pos conf.Pos, kind Kind) {
 	if !w.Voters.Set || len(w.Voters.V) == 0 {
 		if w.Voters.Pos != (conf.Pos{}) {
 			pos = w.Voters.Pos
@@ -191,7 +195,7 @@ func (o *Options) voters(r *conf.Reader, w *Raw, pos conf.Pos) {
 		if !in.Required(v.V.Name, "name", v.Pos) || !in.Required(v.V.Address, "address", v.Pos) {
 			continue
 		}
-		x := Voter{name(in, v.V.Name, "name"), address(in, v.V.Address, "address")}
+		x := Voter{name(in, v.V.Name, "name"), address(in, v.V.Address, "address"), in.Bool(v.V.Director, "director", true)}
 		if x.Name == "" || !x.Address.IsValid() {
 			continue
 		}
@@ -215,6 +219,33 @@ func (o *Options) voters(r *conf.Reader, w *Raw, pos conf.Pos) {
 	} else if !w.Address.Set {
 		r.Errorf(pos, "address", "is required, as %q is not among the voters", o.Name)
 	}
+	if o.Name == "" || len(o.Voters) != len(w.Voters.V) {
+		return
+	}
+	for i, v := range o.Voters {
+		if v.Name == o.Name && v.Director != (kind == Director) {
+			p := w.Voters.V[i]
+			if v.Director {
+				r.Errorf(cmp.Or(p.V.Director.Pos, p.Pos), "voters", "%q is not a director: write director: false", v.Name)
+			} else {
+				r.Errorf(p.V.Director.Pos, "voters", "%q is a director: must be true", v.Name)
+			}
+		}
+	}
+	if _, ok := o.Voter(o.Name); !ok && kind == Director {
+		r.Errorf(cmp.Or(w.Voters.Pos, pos), "voters", "must have %q, as every director has a vote", o.Name)
+	}
+}
+
+// Directors lists the names of the voters that are directors, in the order of the file.
+func (o *Options) Directors() []string {
+	var out []string
+	for _, v := range o.Voters {
+		if v.Director {
+			out = append(out, v.Name)
+		}
+	}
+	return out
 }
 
 // Voter returns the address of a voter.
@@ -343,7 +374,7 @@ func (o *Options) Names() []string {
 func (o *Options) Fingerprint() string {
 	h := sha256.New()
 	for _, v := range slices.SortedFunc(slices.Values(o.Voters), func(a, b Voter) int { return strings.Compare(a.Name, b.Name) }) {
-		h.Write([]byte(v.Name + "=" + v.Address.String() + "\n"))
+		fmt.Fprintf(h, "%s=%s %t\n", v.Name, v.Address, v.Director)
 	}
 	for _, g := range slices.Sorted(slices.Values(o.Groups)) {
 		h.Write([]byte(g + "\n"))

@@ -22,7 +22,7 @@ func read(t *testing.T, kind Kind, content string) (*Options, error) {
 	return o, r.Err()
 }
 
-const three = "voters: [{name: d1, address: 10.0.0.1}, {name: d2, address: \"10.0.0.2:99\"}, {name: w, address: \"fd00::3\"}]"
+const three = "voters: [{name: d1, address: 10.0.0.1}, {name: d2, address: \"10.0.0.2:99\"}, {name: w, address: \"fd00::3\", director: false}]"
 
 func TestDefaults(t *testing.T) {
 	o, err := read(t, Director, "cluster: {name: d2, key_file: /k, "+three+"}")
@@ -67,12 +67,14 @@ func TestComplaints(t *testing.T) {
 	}{
 		{Director, "cluster: {name: d1, key_file: /k}", `f.yaml:1:10: cluster: voters: is required: the directors, and a third node if there are two, each with name and address`},
 		{Director, "cluster: {name: D_1, key_file: /k, " + three + ", address: 10.0.0.1}", `f.yaml:1:17: cluster: name: "D_1" must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -`},
-		{Director, "cluster: {name: d9, key_file: /k, " + three + "}", `f.yaml:1:10: cluster: address: is required, as "d9" is not among the voters`},
+		{Director, "cluster: {name: d9, key_file: /k, " + three + "}", "f.yaml:1:10: cluster: address: is required, as \"d9\" is not among the voters\nf.yaml:1:43: cluster: voters: must have \"d9\", as every director has a vote"},
+		{Director, "cluster: {name: w, key_file: /k, " + three + "}", `f.yaml:1:150: cluster: voters: "w" is a director: must be true`},
+		{RealServer, "cluster: {name: d1, key_file: /k, " + three + "}", `f.yaml:1:44: cluster: voters: "d1" is not a director: write director: false`},
 		{Director, "cluster: {name: d1, " + three + "}", `f.yaml:1:10: cluster: key_file: is required`},
 		{Director, "cluster: {name: d1, key_file: /k, lease: 50ms, " + three + "}", `f.yaml:1:42: cluster: lease: 50ms is out of range: must be between 100ms and 1m0s`},
 		{Director, "cluster: {name: d1, key_file: /k, priority: 255, " + three + "}", `f.yaml:1:45: cluster: priority: 255 is out of range: must be between 1 and 254`},
 		{Director, "cluster: {name: d1, key_file: /k, address: 10.0.0.7, " + three + "}", `f.yaml:1:44: cluster: address: 10.0.0.7:7946 is another than in voters, 10.0.0.1:7946`},
-		{RealServer, "cluster: {name: d1, key_file: /k, priority: 7, " + three + "}", `f.yaml:1:45: cluster: priority: is for directors only`},
+		{RealServer, "cluster: {name: ww, key_file: /k, priority: 7, address: 10.0.0.4, " + three + "}", `f.yaml:1:45: cluster: priority: is for directors only`},
 		{Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 10.0.0.1}, {name: d1, address: 10.0.0.2}]}", `f.yaml:1:82: cluster: voters[1]: name: "d1" is a voter already in line 1`},
 		{Director, "cluster: {name: d1, key_file: /k, sync: {group: 10.0.0.1}, " + three + "}", `f.yaml:1:49: cluster: sync: group: 10.0.0.1 is not a multicast address`},
 		{Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 0.0.0.0}], address: 10.0.0.1}", `f.yaml:1:64: cluster: voters[0]: address: "0.0.0.0" is not an address at which a node can be reached`},
