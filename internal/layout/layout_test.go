@@ -25,6 +25,8 @@ var rules = []struct {
 	{"ipvs/ipvsadm", []string{"ipvs"}, "prints what ipvs reads"},
 	{"arp", []string{"arp"}, "frames and announcements know nothing of clusters"},
 	{"cluster/replica", nil, "a leaf: the order of opaque documents, and their files"},
+	{"cluster/lease", []string{"cluster/election"}, "runs the election on a clock and a network that it is given"},
+	{"cluster", []string{"cluster/clustertest"}, "a leaf on memberlist: gossip knows nothing of directors and servers"},
 	{"cluster/settings", []string{"conf"}, "a leaf: the mapping that the files of all daemons share"},
 	{"controller/spec", []string{"conf", "ipvs", "cluster/settings"}, "pure: the desired state"},
 	{"controller/plan", []string{"controller/spec", "ipvs"}, "pure: the difference between tables"},
