@@ -20,6 +20,7 @@ var rules = []struct {
 	reason string
 }{
 	{"conf", nil, "a leaf: strict YAML with positions"},
+	{"cluster/election", nil, "a pure leaf: messages and ticks in, messages and roles out"},
 	{"sysctl", nil, "a leaf: kernel settings with reasons"},
 	{"ipvs", nil, "a leaf that others can import too: the kernel's IPVS"},
 	{"ipvs/ipvsadm", []string{"ipvs"}, "prints what ipvs reads"},
