@@ -1,0 +1,489 @@
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of what one fence guards.
+const (
+	MaxAddresses = 65536
+	MaxGroups    = 1024
+)
+
+const (
+	name = "drover_fence" // of the filter
+	// priority and handle say which filter is ours, also to a successor. The first priority is taken so
+	// that no other filter lets a packet through before.
+	priority = 1
+	handle   = 0xd0fe
+
+	// callTimeout bounds the wait for one answer of rtnetlink.
+	callTimeout = time.Second
+)
+
+// forever is a deadline that does not come.
+const forever = math.MaxUint64
+
+// groupState is what the program compares the clock with, in nanoseconds. Zero is silent for ever.
+type groupState struct {
+	Deadline uint64 // until it everything passes
+	Lapse    uint64 // from it on everything passes again; 0 for never
+}
+
+// Options of a Fence; the zero value is useful.
+type Options struct {
+	// Hold is how long after its deadline a group stays silent, unless something else is said: at least
+	// for as long as its addresses may be on the interfaces without being renewed. After that, packets for
+	// them can only be meant for a real server on this host, which has them on its loopback. 0 is for ever.
+	Hold time.Duration
+	Log  *slog.Logger // nil is silent
+}
+
+// Fence guards addresses in the network namespace in which it was opened. Its methods may be called from
+// any goroutine; Extend, Drop and Lift do not wait for the others.
+type Fence struct {
+	opts  Options
+	log   *slog.Logger
+	clock Clock
+
+	addrMap, groupMap, countMap *ebpf.Map
+	prog                        *ebpf.Program
+	id                          int // of the program
+
+	mu         sync.Mutex // guards what follows, and attaching
+	h          *netlink.Handle
+	interfaces []string
+	addrs      map[netip.Addr]uint32 // index of its group
+	made       map[int]bool          // interfaces whose clsact we made
+	closed     bool
+
+	groupMu sync.Mutex // guards what follows, and what is written to groupMap; held for a moment only
+	groups  map[string]uint32
+	free    []uint32 // indices that were in use once
+}
+
+// Clock is what the deadlines are compared with.
+type Clock int
+
+const (
+	Boottime  Clock = iota // CLOCK_BOOTTIME
+	Monotonic              // CLOCK_MONOTONIC: stands still while the machine is suspended
+)
+
+// String returns the name of the clock in clock_gettime(2).
+func (c Clock) String() string {
+	if c == Monotonic {
+		return "CLOCK_MONOTONIC"
+	}
+	return "CLOCK_BOOTTIME"
+}
+
+func (c Clock) id() int32 {
+	if c == Monotonic {
+		return unix.CLOCK_MONOTONIC
+	}
+	return unix.CLOCK_BOOTTIME
+}
+
+func (c Clock) now() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(c.id(), &ts); err != nil {
+		panic("fence: no clock: " + err.Error()) // both are there since Linux 2.6.39
+	}
+	return time.Duration(ts.Nano())
+}
+
+// Now reads the clock in which [Fence.Extend] counts.
+func Now() time.Duration { return Boottime.now() }
+
+// Open loads the program and tries on the loopback interface, for a moment, whether the kernel can attach
+// it. The error names the part that is missing. It needs root, or CAP_BPF and CAP_NET_ADMIN.
+func Open(opts Options) (*Fence, error) {
+	if opts.Hold < 0 {
+		return nil, fmt.Errorf("hold (%s) must not be negative", opts.Hold)
+	}
+	f := &Fence{
+		opts: opts, log: opts.Log,
+		addrs: make(map[netip.Addr]uint32), made: make(map[int]bool), groups: make(map[string]uint32),
+	}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	if err := f.open(); err != nil {
+		f.release()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *Fence) open() (err error) {
+	_ = rlimit.RemoveMemlock() // Linux before 5.11 counts maps as locked memory
+	for _, m := range []struct {
+		to   **ebpf.Map
+		spec ebpf.MapSpec
+	}{
+		{&f.addrMap, ebpf.MapSpec{Name: "fence_addrs", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: MaxAddresses, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&f.groupMap, ebpf.MapSpec{Name: "fence_groups", Type: ebpf.Array, KeySize: 4, ValueSize: 16, MaxEntries: MaxGroups}},
+		{&f.countMap, ebpf.MapSpec{Name: "fence_counts", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: MaxGroups}},
+	} {
+		if *m.to, err = ebpf.NewMap(&m.spec); err != nil {
+			return missing("BPF maps (CONFIG_BPF_SYSCALL)", err)
+		}
+	}
+	load := func(clock asm.BuiltinFunc) (*ebpf.Program, error) {
+		return ebpf.NewProgram(&ebpf.ProgramSpec{
+			Name: name, Type: ebpf.SchedCLS, License: "Apache-2.0",
+			Instructions: program(f.addrMap, f.groupMap, f.countMap, clock),
+		})
+	}
+	f.prog, err = load(asm.FnKtimeGetBootNs)
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		var older error
+		if f.prog, older = load(asm.FnKtimeGetNs); older == nil {
+			f.clock, err = Monotonic, nil
+			f.log.Warn("this kernel has no BPF helper for CLOCK_BOOTTIME (Linux 5.8): a lease does not end while the machine is suspended")
+		}
+	}
+	if err != nil {
+		return missing("BPF programs of the traffic classifier (CONFIG_NET_CLS_BPF)", err)
+	}
+	info, err := f.prog.Info()
+	if err != nil {
+		return fmt.Errorf("failed to read about the program: %w", err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		return errors.New("the kernel does not tell the program's number (Linux 4.13)")
+	}
+	f.id = int(id)
+	if f.h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("failed to open an rtnetlink socket: %w", err)
+	}
+	if err := f.h.SetSocketTimeout(callTimeout); err != nil {
+		return fmt.Errorf("failed to set the timeout of the rtnetlink socket: %w", err)
+	}
+	if err := f.attach("lo"); err != nil {
+		return err
+	}
+	return f.detach("lo")
+}
+
+// missing explains an error of the kernel for a part that it may lack.
+func missing(part string, err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("no permission for %s (needs root, or CAP_BPF and CAP_NET_ADMIN): %w", part, err)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("the kernel lacks %s: %w", part, err)
+	}
+	return fmt.Errorf("the kernel refuses %s: %w", part, err)
+}
+
+// Clock says which clock the kernel compares deadlines with.
+func (f *Fence) Clock() Clock { return f.clock }
+
+// Set names the interfaces and the guarded addresses with their groups, in place of all earlier ones. A
+// group that is new is silent. An interface that is not there is attached by a later Repair; the error
+// says so and wraps fs.ErrNotExist. What could be done is done in spite of an error.
+func (f *Fence) Set(interfaces []string, groups map[netip.Addr]string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return fs.ErrClosed
+	}
+	if len(groups) > MaxAddresses {
+		return fmt.Errorf("%d addresses are too many to guard: at most %d", len(groups), MaxAddresses)
+	}
+	var errs []error
+	for a := range f.addrs {
+		if _, wanted := groups[a]; wanted {
+			continue
+		}
+		if err := f.addrMap.Delete(a.As16()); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("failed to let go of %s: %w", a, err))
+			continue
+		}
+		delete(f.addrs, a)
+	}
+	f.forget(slices.Collect(maps.Values(groups)))
+	for _, a := range slices.SortedFunc(maps.Keys(groups), netip.Addr.Compare) {
+		index, err := f.index(groups[a])
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if old, ok := f.addrs[a]; ok && old == index {
+			continue
+		}
+		if err := f.addrMap.Put(a.As16(), index); err != nil {
+			errs = append(errs, fmt.Errorf("failed to guard %s: %w", a, err))
+			continue
+		}
+		f.addrs[a] = index
+	}
+
+	old := f.interfaces
+	f.interfaces = slices.Compact(slices.Sorted(slices.Values(interfaces)))
+	errs = append(errs, f.repair())
+	for _, n := range old {
+		if _, wanted := slices.BinarySearch(f.interfaces, n); !wanted {
+			if err := f.detach(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// index returns the index of a group, a new one if it has none.
+func (f *Fence) index(group string) (uint32, error) {
+	f.groupMu.Lock()
+	defer f.groupMu.Unlock()
+	return f.indexLocked(group)
+}
+
+func (f *Fence) indexLocked(group string) (uint32, error) {
+	if i, ok := f.groups[group]; ok {
+		return i, nil
+	}
+	i := uint32(len(f.groups) + len(f.free))
+	if n := len(f.free); n > 0 {
+		i = f.free[n-1]
+	}
+	if i >= MaxGroups {
+		return 0, fmt.Errorf("no room to guard group %q: at most %d groups", group, MaxGroups)
+	}
+	if err := f.groupMap.Put(i, groupState{}); err != nil {
+		return 0, fmt.Errorf("failed to guard group %q: %w", group, err)
+	}
+	if err := f.countMap.Put(i, uint64(0)); err != nil {
+		return 0, fmt.Errorf("failed to guard group %q: %w", group, err)
+	}
+	if n := len(f.free); n > 0 {
+		f.free = f.free[:n-1]
+	}
+	f.groups[group] = i
+	return i, nil
+}
+
+// forget gives up the indices of all groups but these.
+func (f *Fence) forget(but []string) {
+	used := make(map[string]bool, len(but))
+	for _, g := range but {
+		used[g] = true
+	}
+	f.groupMu.Lock()
+	defer f.groupMu.Unlock()
+	for g, i := range f.groups {
+		if !used[g] {
+			delete(f.groups, g)
+			f.free = append(f.free, i)
+		}
+	}
+}
+
+// put writes the state of a group.
+func (f *Fence) put(group string, st groupState) error {
+	f.groupMu.Lock()
+	defer f.groupMu.Unlock()
+	i, err := f.indexLocked(group)
+	if err != nil {
+		return err
+	}
+	if err := f.groupMap.Put(i, st); err != nil {
+		return fmt.Errorf("failed to set the deadline of group %q: %w", group, err)
+	}
+	return nil
+}
+
+// Extend lets everything for a group through until a reading of CLOCK_BOOTTIME; [Now] reads it. It is one
+// update of a map.
+func (f *Fence) Extend(group string, until time.Duration) error {
+	if f.clock != Boottime {
+		until += f.clock.now() - Boottime.now()
+	}
+	st := groupState{Deadline: uint64(max(until, 0))}
+	if f.opts.Hold > 0 {
+		st.Lapse = uint64(max(until+f.opts.Hold, 1))
+	}
+	return f.put(group, st)
+}
+
+// Drop silences a group until it is extended or lifted.
+func (f *Fence) Drop(group string) error { return f.put(group, groupState{}) }
+
+// Lift lets everything for a group through until it is extended or dropped.
+func (f *Fence) Lift(group string) error { return f.put(group, groupState{Deadline: forever}) }
+
+// Silenced counts what was dropped for a group since it is guarded.
+func (f *Fence) Silenced(group string) (uint64, error) {
+	f.groupMu.Lock()
+	defer f.groupMu.Unlock()
+	i, ok := f.groups[group]
+	if !ok {
+		return 0, nil
+	}
+	var n uint64
+	if err := f.countMap.Lookup(i, &n); err != nil {
+		return 0, fmt.Errorf("failed to read what was dropped for group %q: %w", group, err)
+	}
+	return n, nil
+}
+
+// Repair attaches the program where it is not attached any more: somebody removed it, or the interface was
+// made anew. Interfaces that are not there are in the error, which wraps fs.ErrNotExist.
+func (f *Fence) Repair() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return fs.ErrClosed
+	}
+	return f.repair()
+}
+
+func (f *Fence) repair() error {
+	var errs []error
+	for _, n := range f.interfaces {
+		errs = append(errs, f.attach(n))
+	}
+	return errors.Join(errs...)
+}
+
+// link looks an interface up.
+func (f *Fence) link(n string) (netlink.Link, error) {
+	l, err := f.h.LinkByName(n)
+	var none netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &none), errors.Is(err, unix.ENODEV):
+		return nil, fmt.Errorf("interface %q: %w", n, fs.ErrNotExist)
+	case err != nil:
+		return nil, fmt.Errorf("failed to look up interface %q: %w", n, err)
+	}
+	return l, nil
+}
+
+// filters lists our filters on an interface: the program of this fence, and those of predecessors.
+func (f *Fence) filters(l netlink.Link) (out []*netlink.BpfFilter, err error) {
+	list, err := f.h.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return nil, fmt.Errorf("failed to list the filters of interface %q: %w", l.Attrs().Name, err)
+	}
+	for _, x := range list {
+		if b, ok := x.(*netlink.BpfFilter); ok && b.Priority == priority && b.Handle == handle {
+			out = append(out, b)
+		}
+	}
+	return out, nil
+}
+
+// attach puts the program onto an interface, in place of that of a predecessor.
+func (f *Fence) attach(n string) error {
+	l, err := f.link(n)
+	if err != nil {
+		return err
+	}
+	index := l.Attrs().Index
+	if have, err := f.filters(l); err == nil && len(have) == 1 && have[0].Id == f.id {
+		return nil
+	}
+	err = f.h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
+	switch {
+	case err == nil:
+		f.made[index] = true
+	case errors.Is(err, unix.EEXIST): // of somebody else, or of a predecessor
+	default:
+		return fmt.Errorf("failed to guard interface %q: %w", n, missing("the queueing discipline clsact (module sch_ingress)", err))
+	}
+	err = f.h.FilterReplace(&netlink.BpfFilter{
+		FilterAttrs:  netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: handle, Priority: priority, Protocol: unix.ETH_P_ALL},
+		Fd:           f.prog.FD(),
+		Name:         name,
+		DirectAction: true,
+	})
+	if err != nil {
+		return fmt.Errorf("failed to guard interface %q: %w", n, missing("the classifier bpf (module cls_bpf)", err))
+	}
+	f.log.Debug("interface is guarded", "interface", n)
+	return nil
+}
+
+// detach takes the program off an interface, and the discipline with it if it is ours and empty.
+func (f *Fence) detach(n string) error {
+	l, err := f.link(n)
+	if err != nil {
+		return err
+	}
+	have, err := f.filters(l)
+	if err != nil {
+		return err
+	}
+	for _, b := range have {
+		if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("failed to stop guarding interface %q: %w", n, err)
+		}
+	}
+	index := l.Attrs().Index
+	if !f.made[index] {
+		return nil
+	}
+	delete(f.made, index)
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		if list, err := f.h.FilterList(l, parent); err != nil || len(list) > 0 {
+			return nil // somebody uses it
+		}
+	}
+	err = f.h.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("failed to remove the queueing discipline clsact of interface %q: %w", n, err)
+	}
+	return nil
+}
+
+// Close takes the program off all interfaces: nothing is guarded any more. A process that dies without
+// calling it leaves the guard in place.
+func (f *Fence) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil
+	}
+	var errs []error
+	for _, n := range f.interfaces {
+		if err := f.detach(n); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	f.release()
+	return errors.Join(errs...)
+}
+
+// release closes what is open, as the end of the process does.
+func (f *Fence) release() {
+	f.closed = true
+	if f.h != nil {
+		f.h.Close()
+	}
+	for _, m := range []*ebpf.Map{f.addrMap, f.groupMap, f.countMap} {
+		if m != nil {
+			m.Close()
+		}
+	}
+	if f.prog != nil {
+		f.prog.Close()
+	}
+}
