@@ -71,7 +71,8 @@ lab-test: kernel
 
 bench: kernel
 	$(call need,ipvsadm=ipvsadm)
-	CGO_ENABLED=0 $(GO) test -count=1 -run NONE -bench . $(KERNEL) ./ipvs
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/bench ./bench
+	$(BUILD)/bench --programs $(BUILD) --out $(BUILD)/bench.json
 
 soak: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
