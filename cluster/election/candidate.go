@@ -15,7 +15,6 @@ type link struct {
 	noted        uint64        // largest Seq of a Note of this incarnation
 	heard        time.Duration // of the last fresh answer
 	ever         bool
-	acked        Version
 }
 
 type phase uint8
@@ -43,6 +42,7 @@ type vote struct {
 	until    time.Duration // granted: counted from the sending of the request, less the drift
 	floor    uint64        // answers to an Ask with a smaller Seq do not count any more
 	sent     time.Duration // of the newest answered request
+	acked    Version       // granted: what the voter knew of
 	reason   Reason        // refused
 	name     string        // refused: the holder or successor
 	priority uint8         // refused: of the holder
@@ -434,13 +434,10 @@ func (c *Core) handleAnswer(from string, m *Message) {
 	if m.Seq > l.answered {
 		l.answered, l.heard, l.ever = m.Seq, c.now, true
 		if l.inc != m.Inc {
-			l.inc, l.noted, l.acked = m.Inc, 0, m.Acked
+			l.inc, l.noted = m.Inc, 0
 		}
 		renew = l.session != m.Session
 		l.session = m.Session
-		if l.acked.Less(m.Acked) {
-			l.acked = m.Acked
-		}
 		if c.acked.Less(m.Acked) {
 			c.acked = m.Acked
 		}
@@ -508,6 +505,7 @@ func (c *Core) takeAnswer(g, v int, m *Message, e Entry) {
 		w.sent = max(w.sent, m.Sent)
 		if until > w.until {
 			w.state, w.until, w.reason, w.name = granted, until, NoReason, ""
+			w.acked = m.Acked
 		}
 		c.count(g)
 	case Free:

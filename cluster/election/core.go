@@ -102,7 +102,7 @@ type Core struct {
 	broken                     broken
 
 	// As a voter.
-	silentUntil time.Duration // Forever-free once passed: 0
+	silentUntil time.Duration // 0: passed
 	peers       []peer
 	full        string // last name that found no place in peers
 	grants      []grant
@@ -128,11 +128,15 @@ type note struct {
 	entry Entry
 }
 
-// New starts the election of one node at time now, on the clock that all later calls use. The error names the field
+// New starts the election of one node at time now, on the clock that all later calls use: a monotonic one that is not
+// negative and goes on while the machine sleeps, such as CLOCK_BOOTTIME. The error names the field
 // of cfg and its bound.
 func New(cfg Config, now time.Duration) (*Core, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
+	}
+	if now < 0 {
+		return nil, fmt.Errorf("election: now (%v) must not be negative", now)
 	}
 	c := &Core{
 		cfg:        cfg,

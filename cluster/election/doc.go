@@ -33,7 +33,7 @@
 // [Config.Epoch] as the newest; with a wall clock there, epochs rise even when all voters restart.
 //
 // A voter refuses a candidate which has stored less than the newest acknowledged [Version] that it has heard of.
-// [Core.Confirmed] tells what a majority of voters has heard of: a change that is stored where it has to be and
+// [Core.Confirmed] tells what a majority of voters knew of while they granted: a change that is stored where it has to be and
 // confirmed is not lost to an election, unless a majority of voters loses its memory.
 //
 // Before it campaigns, a candidate asks without taking anything (a probe). A voter remembers whom it refused and

@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -255,28 +256,25 @@ func (c *Core) SetStored(now time.Duration, v Version) Output {
 	return c.finish()
 }
 
-// Confirmed returns the newest acknowledged version that a majority of the voters has heard of, this node's own
-// vote included.
-func (c *Core) Confirmed() Version {
-	known := make([]Version, 0, len(c.voters))
-	for v := range c.voters {
-		if v == c.self {
-			known = append(known, c.acked)
-		} else {
-			known = append(known, c.links[v].acked)
-		}
-	}
-	slices.SortFunc(known, func(a, b Version) int {
-		switch {
-		case a.Less(b):
-			return 1
-		case b.Less(a):
-			return -1
-		}
-		return 0
-	})
-	if len(known) < c.quorum || c.quorum == 0 {
+// Confirmed returns the newest acknowledged version of which a majority of the voters knew while they granted the group
+// to this node; zero if it is not active. A voter that knew of it before the grant but lets another have the
+// group does not count: it may have promised itself already to a candidate that lacks the change.
+func (c *Core) Confirmed(group string) Version {
+	r := &c.runs[c.group(group)]
+	if r.phase != active {
 		return Version{}
 	}
+	known := make([]Version, 0, MaxVoters)
+	for i := range r.votes {
+		if w := &r.votes[i]; w.state == granted && w.until > c.now {
+			known = append(known, w.acked)
+		}
+	}
+	if len(known) < c.quorum {
+		return Version{}
+	}
+	slices.SortFunc(known, func(a, b Version) int {
+		return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), cmp.Compare(b.Index, a.Index))
+	})
 	return known[c.quorum-1]
 }
