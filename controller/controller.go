@@ -26,6 +26,7 @@ import (
 type Kernel interface {
 	Table
 	Addresses
+	Syncer
 	// Changed has a value when Changes has something new.
 	Changed() <-chan struct{}
 	// Changes returns what happened to addresses and interfaces since the last call.
@@ -80,6 +81,8 @@ type Options struct {
 	// block. Nil: as long as the role is active.
 	Leased func(group string) bool
 	Fence  Fence // nil for none
+	// Sync makes the kernel's connection synchronisation follow the role. Nil: it is nobody's business here.
+	Sync *Sync
 	// Summary is called with one line for people whenever it changes, and must not block.
 	Summary func(string)
 }
@@ -118,7 +121,12 @@ type Controller struct {
 	fenced   bool            // the fence has the addresses of this file
 	lifted   map[string]bool // by group: whether the fence was lifted; absent where that is not known
 	fenceErr error
-	syncDue  bool
+
+	syncDue                bool          // the daemons are to be looked after as soon as the kernel is free
+	daemons                []ipvs.Daemon // as last seen
+	syncErr, backupOnlyErr error
+	syncWords              string
+	connections            *ConnectionStatus // nil: the table was not listed yet
 
 	store    *stateStore
 	storeErr error
@@ -260,6 +268,9 @@ func (c *Controller) take(f *spec.File, path string) {
 	c.vipKeys, c.vips.groups = keysOf(f), groupsOf(f)
 	c.groups, c.fenced = f.Spec.Groups(), false
 	c.settings = Settings(f)
+	if c.clustered() {
+		c.settings = append(c.settings, ClusterSettings(f, c.opts.Sync != nil)...)
+	}
 	c.vips.life = f.Director.VIPLifetime
 	c.fresh, c.applied = true, false
 	for _, x := range c.failing {
@@ -307,6 +318,9 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.renewVIPs(ctx)
 		case rc := <-c.roleChanges:
 			c.changeRole(ctx, rc)
+			if c.syncDue {
+				c.syncNow(ctx)
+			}
 			c.flush()
 		case <-c.kick:
 			c.pass(ctx)
@@ -405,6 +419,9 @@ func (c *Controller) await(ctx context.Context, f func()) {
 	for {
 		select {
 		case <-done:
+			if c.syncDue {
+				c.syncNow(ctx)
+			}
 			return
 		case <-c.renew.C:
 			c.renewVIPs(ctx)
@@ -424,6 +441,7 @@ func (c *Controller) pass(ctx context.Context) {
 	c.vips.standDown(ctx, c.vipKeys)
 	// Those who are told that the address is here must not be told so when it has gone.
 	c.announce()
+	c.syncNow(ctx)
 	c.reconcile(ctx)
 	if ctx.Err() != nil {
 		return // what was cut off is no failure; stop comes next
@@ -498,12 +516,15 @@ func (c *Controller) sysctls(ctx context.Context) {
 
 // list reads the table.
 func (c *Controller) list(ctx context.Context) (st plan.State, err error) {
+	var entries []ipvs.ServiceEntry
 	c.await(ctx, func() {
-		var entries []ipvs.ServiceEntry
 		if entries, err = c.kernel.Services(ctx); err == nil {
 			st = plan.StateOf(entries)
 		}
 	})
+	if err == nil {
+		c.connections = count(entries)
+	}
 	return st, err
 }
 
@@ -826,7 +847,7 @@ func (c *Controller) stop(ctx context.Context) error {
 	}
 
 	c.leave(ctx)
-	errs := []error{c.left(), c.clear(ctx)}
+	errs := []error{c.left(), c.endSync(ctx), c.clear(ctx)}
 	if c.opts.Sysctls != nil {
 		changes, err := c.opts.Sysctls.Restore()
 		for _, ch := range changes {

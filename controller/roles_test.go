@@ -355,3 +355,18 @@ func TestGroupChangesAndKeep(t *testing.T) {
 		w.wants(text)
 	})
 }
+
+// What holds for a director that is alone holds for one that is active for its group from the start.
+func TestScenariosOfAnActiveDirector(t *testing.T) {
+	for _, s := range scenarios {
+		if strings.HasPrefix(s.name, "keep ") {
+			continue // no VIP outlives its lease
+		}
+		t.Run(s.name, func(t *testing.T) {
+			fake(t, func(w *world, _ *kerneltest.Kernel) {
+				w.more = []func(*Options){func(o *Options) { o.Roles = map[string]Role{"default": {Active: true, Epoch: 1}} }}
+				s.run(w)
+			})
+		})
+	}
+}

@@ -36,6 +36,7 @@ type world struct {
 	stateDir string
 	interval time.Duration
 	lifetime time.Duration
+	more     []func(*Options) // of each director
 
 	// Of the director that runs, or ran last.
 	c    *Controller
@@ -192,7 +193,7 @@ func (w *world) launch(text string, more ...func(*Options)) {
 		StateDir:  w.stateDir,
 		Log:       slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
-	for _, f := range more {
+	for _, f := range slices.Concat(w.more, more) {
 		f(&opts)
 	}
 	c, err := New(opts, w.file(text), "test.yaml")

@@ -14,27 +14,30 @@ import (
 
 // Status is what a director tells about itself. Durations are in seconds.
 type Status struct {
-	Version     string          `json:"version"`
-	Started     time.Time       `json:"started"`
-	Uptime      float64         `json:"uptime_seconds"`
-	Ready       bool            `json:"ready"`   // the first pass has been made
-	Healthy     bool            `json:"healthy"` // everything is as wanted
-	Summary     string          `json:"summary"`
-	File        FileStatus      `json:"file"`
-	Options     OptionStatus    `json:"options"`
-	Reconcile   ReconcileStatus `json:"reconcile"`
-	Groups      []GroupStatus   `json:"groups"` // none for a director that is alone
-	VIPs        []VIPStatus     `json:"vips"`
-	FenceError  string          `json:"fence_error,omitempty"` // why the kernel does not guard the leases
-	Writes      WriteStatus     `json:"writes"`
-	Errors      []ErrorStatus   `json:"errors"`    // changes that the kernel refuses
-	Strangers   []string        `json:"strangers"` // services that are not ours and left alone
-	Sysctls     []SysctlStatus  `json:"sysctls"`
-	SysctlError string          `json:"sysctl_error,omitempty"`
-	StateError  string          `json:"state_error,omitempty"` // why it cannot be recorded what is ours
-	Pending     plan.Plan       `json:"pending"`               // what is to be done still
-	Want        []ServiceStatus `json:"want"`
-	Have        []ServiceStatus `json:"have"` // as last seen, with strangers
+	Version   string          `json:"version"`
+	Started   time.Time       `json:"started"`
+	Uptime    float64         `json:"uptime_seconds"`
+	Ready     bool            `json:"ready"`   // the first pass has been made
+	Healthy   bool            `json:"healthy"` // everything is as wanted
+	Summary   string          `json:"summary"`
+	File      FileStatus      `json:"file"`
+	Options   OptionStatus    `json:"options"`
+	Reconcile ReconcileStatus `json:"reconcile"`
+	Groups    []GroupStatus   `json:"groups"` // none for a director that is alone
+	VIPs      []VIPStatus     `json:"vips"`
+	Sync      *SyncStatus     `json:"sync,omitempty"` // nil where nothing is synchronised
+	// Connections is nil before the table was listed. A large table is listed once a minute.
+	Connections *ConnectionStatus `json:"connections,omitempty"`
+	FenceError  string            `json:"fence_error,omitempty"` // why the kernel does not guard the leases
+	Writes      WriteStatus       `json:"writes"`
+	Errors      []ErrorStatus     `json:"errors"`    // changes that the kernel refuses
+	Strangers   []string          `json:"strangers"` // services that are not ours and left alone
+	Sysctls     []SysctlStatus    `json:"sysctls"`
+	SysctlError string            `json:"sysctl_error,omitempty"`
+	StateError  string            `json:"state_error,omitempty"` // why it cannot be recorded what is ours
+	Pending     plan.Plan         `json:"pending"`               // what is to be done still
+	Want        []ServiceStatus   `json:"want"`
+	Have        []ServiceStatus   `json:"have"` // as last seen, with strangers
 
 	want, have plan.State
 	names      map[string]string
@@ -186,6 +189,8 @@ func (c *Controller) status() *Status {
 		Groups:      c.groupStatus(),
 		VIPs:        []VIPStatus{},
 		FenceError:  text(c.fenceErr),
+		Sync:        c.syncStatus(),
+		Connections: c.connections,
 		Writes:      WriteStatus{Messages: c.kernel.Writes(), Changes: []ChangeCounts{}},
 		Errors:      []ErrorStatus{},
 		Strangers:   []string{},
@@ -203,7 +208,7 @@ func (c *Controller) status() *Status {
 	for _, w := range c.file.Warnings {
 		st.File.Warnings = append(st.File.Warnings, w.Error())
 	}
-	st.Healthy = ready && c.tableErr == nil && c.sysctlErr == nil && c.rejected == nil && len(c.failing) == 0 && len(c.pending.Ops) == 0
+	st.Healthy = ready && c.syncErr == nil && c.fenceErr == nil && c.tableErr == nil && c.sysctlErr == nil && c.rejected == nil && len(c.failing) == 0 && len(c.pending.Ops) == 0
 	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.compare) {
 		v := c.vips.known[k]
 		st.VIPs = append(st.VIPs, VIPStatus{Address: k.Prefix, Interface: k.Interface, Group: c.vips.groups[k], State: v.state, Since: v.since, Carrier: v.carrier, Error: text(v.err)})

@@ -1,3 +1,276 @@
 package controller
 
-func (c *Controller) backupOnly() {}
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drover-lb/drover/ipvs"
+)
+
+// Syncer is what the loop needs of the kernel's connection synchronisation. [ipvs.Client] has the daemons.
+type Syncer interface {
+	// Daemons lists those that run, at most one of each role.
+	Daemons(ctx context.Context) ([]ipvs.Daemon, error)
+	StartDaemon(ctx context.Context, d ipvs.Daemon) error
+	StopDaemon(ctx context.Context, r ipvs.DaemonRole) error
+	// SetBackupOnly sets net.ipv4.vs.backup_only: while a backup daemon runs, IPVS forwards nothing.
+	SetBackupOnly(on bool) error
+}
+
+// SyncMode says which daemons run.
+type SyncMode string
+
+const (
+	// SyncFollow: the master runs where a group is active, the backup where one is standby. With one
+	// group that is master or backup.
+	SyncFollow SyncMode = ""
+	// SyncBoth: both run always.
+	SyncBoth SyncMode = "both"
+)
+
+// Defaults of Sync, those of the kernel but for the length.
+const (
+	DefaultSyncPort = 8848 // IP_VS_SYNC_PORT in net/netfilter/ipvs/ip_vs_sync.c
+	DefaultSyncTTL  = 1
+
+	// DefaultSyncMaxLen has room for one IPv4 connection (8 bytes of struct ip_vs_sync_mesg and 36 of struct
+	// ip_vs_sync_v4) and not for two. A message leaves when the next connection does not fit any more, and
+	// otherwise only after IPVS_SYNC_FLUSH_TIME, 2 s, and up to 1 s more until the daemon looks. What waits
+	// in it is lost with the host, and also if the daemon is stopped. So with this length all but the
+	// newest connection are at the standby within 20 ms (IPVS_SYNC_SEND_DELAY); with the kernel's 1,472
+	// bytes it would be all but the newest 40.
+	//
+	// The cost is one datagram of 72 bytes for each new or changed connection, four or so in the life of a
+	// short one, where the kernel's length takes a fortieth of that many. It is the thing to raise where
+	// more than some 10,000 connections begin in a second.
+	DefaultSyncMaxLen = 64
+
+	// backupMaxLen is up to which length a backup is left to the kernel, which takes what the interface's MTU
+	// holds, and never less than 1,500 bytes with headers.
+	backupMaxLen = 1400
+)
+
+// defaultSyncGroup is IP_VS_SYNC_GROUP of net/netfilter/ipvs/ip_vs_sync.c.
+var defaultSyncGroup = netip.AddrFrom4([4]byte{224, 0, 0, 81})
+
+// Sync is how the kernel's connection synchronisation runs. It is the same on all directors, but for the
+// interface.
+type Sync struct {
+	Interface string     // "": the default interface of the director's file, or else that of its first VIP
+	ID        uint8      // messages of another id are ignored; a backup with 0 takes all
+	Group     netip.Addr // multicast; default 224.0.0.81
+	Port      uint16     // default DefaultSyncPort
+	TTL       uint8      // default DefaultSyncTTL
+	MaxLen    uint16     // bytes of a message; default DefaultSyncMaxLen
+	Mode      SyncMode
+}
+
+// SyncStatus is what the kernel's connection synchronisation does.
+type SyncStatus struct {
+	Role    string         `json:"role"` // master, backup, "master and backup" or none, as last seen
+	Want    string         `json:"want"` // the same, as it should be
+	Daemons []DaemonStatus `json:"daemons"`
+	Error   string         `json:"error,omitempty"`
+}
+
+// DaemonStatus is a sync daemon of the kernel.
+type DaemonStatus struct {
+	Role      string     `json:"role"`
+	Interface string     `json:"interface"`
+	ID        uint8      `json:"id"`
+	Group     netip.Addr `json:"group"`
+	Port      uint16     `json:"port"`
+	TTL       uint8      `json:"ttl"`
+	MaxLen    uint16     `json:"max_len"`
+}
+
+// ConnectionStatus counts the connections of the services in the table, as the kernel had them at a time.
+// On a backup they are those that it was told of, so that two directors can be compared.
+type ConnectionStatus struct {
+	Active   uint64    `json:"active"`
+	Inactive uint64    `json:"inactive"`
+	At       time.Time `json:"at"`
+}
+
+// wantDaemons lists the daemons that are to run, the master first.
+func (c *Controller) wantDaemons() []ipvs.Daemon {
+	s := c.opts.Sync
+	d := ipvs.Daemon{
+		Interface: cmp.Or(s.Interface, c.file.Director.Interface),
+		SyncID:    s.ID,
+		Group:     s.Group,
+		Port:      cmp.Or(s.Port, DefaultSyncPort),
+		TTL:       cmp.Or(s.TTL, DefaultSyncTTL),
+		MaxLen:    cmp.Or(s.MaxLen, DefaultSyncMaxLen),
+	}
+	if !d.Group.IsValid() {
+		d.Group = defaultSyncGroup
+	}
+	if d.Interface == "" && len(c.vipKeys) > 0 {
+		d.Interface = c.vipKeys[0].Interface
+	}
+	all := len(c.groups) > 0
+	for _, g := range c.groups {
+		all = all && c.active(g)
+	}
+	var out []ipvs.Daemon
+	if c.anyActive() || s.Mode == SyncBoth {
+		d.Role = ipvs.Master
+		out = append(out, d)
+	}
+	if !all || s.Mode == SyncBoth {
+		d.Role = ipvs.Backup
+		if d.MaxLen <= backupMaxLen {
+			d.MaxLen = 0
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// sameDaemon reports whether a daemon that runs is the one that is wanted.
+func sameDaemon(want, have ipvs.Daemon) bool {
+	if want.MaxLen == 0 {
+		have.MaxLen = 0
+	}
+	return want == have
+}
+
+// backupOnly keeps IPVS from forwarding while this director is standby for everything. Otherwise, on a host
+// that is director and real server, what the active director sends to the real server would be forwarded
+// once more, back to the active one, and so on. It has an effect while a backup daemon runs, and so must be
+// gone before the first packet comes to a VIP.
+func (c *Controller) backupOnly() {
+	if c.opts.Sync == nil || c.stopping {
+		return
+	}
+	c.backupOnlyErr = c.kernel.SetBackupOnly(!c.anyActive())
+}
+
+// syncNow makes the sync daemons those that are wanted. What fails is tried again with each pass, and keeps
+// nothing else back.
+func (c *Controller) syncNow(ctx context.Context) {
+	c.syncDue = false
+	if c.opts.Sync == nil || c.stopping {
+		return
+	}
+	c.backupOnly()
+	want := c.wantDaemons()
+	var have []ipvs.Daemon
+	var err error
+	c.await(ctx, func() { have, err = syncDaemons(ctx, c.kernel, want) })
+	if ctx.Err() != nil {
+		return
+	}
+	c.daemons = have
+	err = errors.Join(c.backupOnlyErr, err)
+	if fmt.Sprint(err) != fmt.Sprint(c.syncErr) {
+		if err != nil {
+			c.log.Error("connections are not synchronised as they should be", "error", err)
+		} else {
+			c.log.Info("connections are synchronised", "role", daemonWords(have))
+		}
+	} else if words := daemonWords(have); words != c.syncWords {
+		c.log.Info("connections are synchronised", "role", words)
+	}
+	c.syncErr, c.syncWords = err, daemonWords(have)
+}
+
+// syncDaemons starts what is wanted and then stops what is not: a new role begins before the old one ends.
+// It returns what runs then.
+func syncDaemons(ctx context.Context, k Syncer, want []ipvs.Daemon) ([]ipvs.Daemon, error) {
+	have, err := k.Daemons(ctx)
+	if err != nil {
+		return nil, err
+	}
+	runs := func(r ipvs.DaemonRole) *ipvs.Daemon {
+		if i := slices.IndexFunc(have, func(d ipvs.Daemon) bool { return d.Role == r }); i >= 0 {
+			return &have[i]
+		}
+		return nil
+	}
+	var errs []error
+	changed := false
+	stop := func(r ipvs.DaemonRole) bool {
+		changed = true
+		if err := k.StopDaemon(ctx, r); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, err)
+			return false
+		}
+		return true
+	}
+	for _, w := range want {
+		if h := runs(w.Role); h != nil && (sameDaemon(w, *h) || !stop(w.Role)) {
+			continue
+		}
+		changed = true
+		if err := k.StartDaemon(ctx, w); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, h := range have {
+		if !slices.ContainsFunc(want, func(w ipvs.Daemon) bool { return w.Role == h.Role }) {
+			stop(h.Role)
+		}
+	}
+	if changed {
+		if have, err = k.Daemons(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return have, errors.Join(errs...)
+}
+
+// endSync stops the daemons on the way out.
+func (c *Controller) endSync(ctx context.Context) (err error) {
+	if c.opts.Sync == nil {
+		return nil
+	}
+	c.await(ctx, func() { _, err = syncDaemons(ctx, c.kernel, nil) })
+	return errors.Join(err, c.kernel.SetBackupOnly(false))
+}
+
+func daemonWords(list []ipvs.Daemon) string {
+	var words []string
+	for _, d := range list {
+		words = append(words, d.Role.String())
+	}
+	slices.Sort(words)
+	slices.Reverse(words)
+	return cmp.Or(strings.Join(words, " and "), "none")
+}
+
+// syncStatus is nil where nothing is synchronised.
+func (c *Controller) syncStatus() *SyncStatus {
+	if c.opts.Sync == nil {
+		return nil
+	}
+	s := &SyncStatus{Role: daemonWords(c.daemons), Want: daemonWords(c.wantDaemons()), Daemons: []DaemonStatus{}}
+	if c.syncErr != nil {
+		s.Error = c.syncErr.Error()
+	}
+	for _, d := range c.daemons {
+		s.Daemons = append(s.Daemons, DaemonStatus{Role: d.Role.String(), Interface: d.Interface, ID: d.SyncID, Group: d.Group, Port: d.Port, TTL: d.TTL, MaxLen: d.MaxLen})
+	}
+	return s
+}
+
+// count adds up the connections of a table.
+func count(entries []ipvs.ServiceEntry) *ConnectionStatus {
+	n := &ConnectionStatus{At: time.Now()}
+	for i := range entries {
+		for j := range entries[i].Destinations {
+			n.Active += uint64(entries[i].Destinations[j].Counts.Active)
+			n.Inactive += uint64(entries[i].Destinations[j].Counts.Inactive)
+		}
+	}
+	return n
+}

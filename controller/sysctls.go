@@ -30,7 +30,8 @@ type Setting struct {
 //     have a source that is not local (arp_solicit() in net/ipv4/arp.c).
 //   - net.ipv4.conf.*.rp_filter: clients are reached the way they come in, or it is for the
 //     administrator of the routes to know.
-//   - net.ipv4.vs.sloppy_tcp: only a director that takes over connections of another one needs it.
+//   - net.ipv4.vs.sloppy_tcp: only a director that takes over connections of another one needs it; see
+//     [ClusterSettings].
 func Settings(f *spec.File) []Setting {
 	if !f.Director.Sysctls {
 		return nil
@@ -72,5 +73,38 @@ func Settings(f *spec.File) []Setting {
 	for _, name := range slices.Compact(subnets) {
 		add(sysctl.Interface("ipv4", "conf", name, "promote_secondaries"), "1", "a VIP that is the first address of its subnet does not take the host's other addresses of that subnet along when it goes", "Documentation/networking/ip-sysctl.rst; __inet_del_ifa() in net/ipv4/devinet.c", true)
 	}
+	return out
+}
+
+// ClusterSettings are the further settings of a director that is one of several; synced says whether
+// connections are synchronised. Beside these, net.ipv4.vs.backup_only follows the role; see [Syncer].
+func ClusterSettings(f *spec.File, synced bool) []Setting {
+	if !f.Director.Sysctls {
+		return nil
+	}
+	var out []Setting
+	add := func(key, value, reason, source string) {
+		out = append(out, Setting{Row: sysctl.Row{Key: "net.ipv4.vs." + key, Value: value, Reason: reason}, Source: source})
+	}
+	const (
+		vs     = "Documentation/networking/ipvs-sysctl.rst"
+		needed = vs + "; ip_vs_sync_conn_needed() in net/netfilter/ipvs/ip_vs_sync.c"
+	)
+	if synced {
+		// The refresh period first: with it and the threshold at 0 nothing would be sent but changes of state.
+		add("sync_refresh_period", "10", "a connection that goes on is sent to the standby every 10 seconds, so that one which joins late learns of it soon", needed)
+		add("sync_threshold", "0 0", "a connection is sent to the standby with the first packet after its handshake, and not only with its third as by default: a request that is under way when the active director fails is not reset", needed)
+		add("sync_retries", "3", "a connection is sent up to three times more, each 1.25 seconds (an eighth of the refresh period) after the last, if it has packets: a lost datagram costs a second and not ten", needed)
+		add("sync_persist_mode", "0", "connections of persistent services are sent too, and not only which server a client belongs to: without its connection a packet in the middle of a stream is reset", vs)
+		add("sync_ports", "1", "all directors must use the same number of ports; one thread is enough for the connections of one host", vs)
+	}
+	sloppy, why := "0", "a TCP packet in the middle of a stream that the director does not know of is answered with a reset at once: with the schedulers in use it would get to any server, which resets it too, and a flood of such packets would fill the table"
+	for i := range f.Spec.Services {
+		if s := &f.Spec.Services[i]; (s.Protocol == ipvs.TCP || s.FWMark != 0) && (s.Scheduler == "sh" || s.Scheduler == "mh") {
+			sloppy, why = "1", "a scheduler goes by the client's address (sh, mh): a TCP stream that the director has not been told of gets to the same server again and goes on"
+			break
+		}
+	}
+	add("sloppy_tcp", sloppy, why, vs+"; tcp_conn_schedule() in net/netfilter/ipvs/ip_vs_proto_tcp.c")
 	return out
 }

@@ -2,8 +2,10 @@ package kernel
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/drover-lb/drover/ipvs"
@@ -15,6 +17,10 @@ type Kernel struct {
 	*ipvs.Client
 	rt    *rtnetlink
 	watch *watcher
+
+	// The file belongs to the namespace in which it was opened, whatever thread writes to it.
+	backupOnly    *os.File
+	backupOnlyErr error
 }
 
 // Open connects to IPVS, loading its module if need be, and to rtnetlink, and begins to watch addresses and
@@ -38,14 +44,38 @@ func Open(ctx context.Context, log *slog.Logger) (*Kernel, error) {
 		rt.close()
 		return nil, err
 	}
-	return &Kernel{Client: client, rt: rt, watch: w}, nil
+	k := &Kernel{Client: client, rt: rt, watch: w}
+	k.backupOnly, k.backupOnlyErr = os.OpenFile(backupOnlyPath, os.O_WRONLY, 0)
+	return k, nil
 }
 
 // Close ends the watching and closes all sockets.
 func (k *Kernel) Close() error {
 	k.watch.close()
 	k.rt.close()
+	if k.backupOnly != nil {
+		k.backupOnly.Close()
+	}
 	return k.Client.Close()
+}
+
+// backupOnlyPath is the setting net.ipv4.vs.backup_only (Linux 3.12).
+const backupOnlyPath = "/proc/sys/net/ipv4/vs/backup_only"
+
+// SetBackupOnly sets net.ipv4.vs.backup_only: whether IPVS forwards nothing while a backup sync daemon runs
+// (sysctl_backup_only() in include/net/ip_vs.h).
+func (k *Kernel) SetBackupOnly(on bool) error {
+	if k.backupOnlyErr != nil {
+		return fmt.Errorf("failed to open net.ipv4.vs.backup_only: %w", k.backupOnlyErr)
+	}
+	value := "0\n"
+	if on {
+		value = "1\n"
+	}
+	if _, err := k.backupOnly.WriteAt([]byte(value), 0); err != nil {
+		return fmt.Errorf("failed to write net.ipv4.vs.backup_only: %w", err)
+	}
+	return nil
 }
 
 // LoadScheduler loads the module of a scheduler; see [ipvs.LoadScheduler].

@@ -43,6 +43,10 @@ type Kernel struct {
 	setErr   error
 	delErr   error
 	block    chan struct{} // Services and Apply wait until it is closed
+
+	daemons    []ipvs.Daemon
+	daemonErr  error
+	backupOnly bool
 }
 
 type address struct {
@@ -384,6 +388,82 @@ func (k *Kernel) load(what, name, module string, have []string) error {
 		return nil
 	}
 	return &ipvs.ErrModule{What: what, Name: name, Module: module, Err: fs.ErrNotExist}
+}
+
+// FailDaemons makes starting sync daemons fail; nil ends it.
+func (k *Kernel) FailDaemons(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.daemonErr = err
+}
+
+// Daemons implements controller.Syncer.
+func (k *Kernel) Daemons(ctx context.Context) ([]ipvs.Daemon, error) {
+	if err := k.wait(ctx); err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.daemons), nil
+}
+
+// StartDaemon implements controller.Syncer (start_sync_thread in net/netfilter/ipvs/ip_vs_sync.c).
+func (k *Kernel) StartDaemon(ctx context.Context, d ipvs.Daemon) error {
+	if err := k.wait(ctx); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.daemonErr != nil {
+		return k.daemonErr
+	}
+	if k.indexOf(d.Interface) == 0 {
+		return fmt.Errorf("failed to start %s sync daemon on %q: %w", d.Role, d.Interface, unix.ENODEV)
+	}
+	if slices.ContainsFunc(k.daemons, func(h ipvs.Daemon) bool { return h.Role == d.Role }) {
+		return fmt.Errorf("failed to start %s sync daemon: %w", d.Role, unix.EEXIST)
+	}
+	if d.MaxLen == 0 {
+		d.MaxLen = 1472
+	}
+	k.daemons = append(k.daemons, d)
+	slices.SortFunc(k.daemons, func(a, b ipvs.Daemon) int { return int(a.Role) - int(b.Role) })
+	k.journal = append(k.journal, fmt.Sprintf("ipvsadm --start-daemon %s --mcast-interface %s --syncid %d", d.Role, d.Interface, d.SyncID))
+	return nil
+}
+
+// StopDaemon implements controller.Syncer.
+func (k *Kernel) StopDaemon(ctx context.Context, r ipvs.DaemonRole) error {
+	if err := k.wait(ctx); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := len(k.daemons)
+	k.daemons = slices.DeleteFunc(k.daemons, func(d ipvs.Daemon) bool { return d.Role == r })
+	if len(k.daemons) == n {
+		return fmt.Errorf("failed to stop %s sync daemon: %w", r, unix.ESRCH)
+	}
+	k.journal = append(k.journal, "ipvsadm --stop-daemon "+r.String())
+	return nil
+}
+
+// HandStopDaemons stops all sync daemons, as somebody else may.
+func (k *Kernel) HandStopDaemons() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.daemons = nil
+}
+
+// SetBackupOnly implements controller.Syncer; only changes are in the journal.
+func (k *Kernel) SetBackupOnly(on bool) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if on != k.backupOnly {
+		k.backupOnly = on
+		k.journal = append(k.journal, fmt.Sprintf("sysctl backup_only=%t", on))
+	}
+	return nil
 }
 
 // Link implements controller.Addresses.

@@ -1,0 +1,159 @@
+package controller
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drover-lb/drover/controller/fence"
+	"github.com/drover-lb/drover/controller/kernel"
+	"github.com/drover-lb/drover/controller/kernel/kerneltest"
+)
+
+var (
+	_ Kernel = (*kernel.Kernel)(nil)
+	_ Fence  = (*fence.Fence)(nil)
+)
+
+const one = `
+director: {interface: eth0}
+vips: [192.0.2.10]
+services: [{address: 192.0.2.10, port: 80, scheduler: wlc, real_servers: [10.0.0.11]}]
+`
+
+const (
+	startMaster = "ipvsadm --start-daemon master --mcast-interface eth0 --syncid 5"
+	startBackup = "ipvsadm --start-daemon backup --mcast-interface eth0 --syncid 5"
+	stopMaster  = "ipvsadm --stop-daemon master"
+	stopBackup  = "ipvsadm --stop-daemon backup"
+)
+
+func synced(o *Options) { o.Roles, o.Sync = map[string]Role{}, &Sync{ID: 5} }
+
+func TestSyncFollowsTheRole(t *testing.T) {
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.told = &announced{note: k.Note}
+		w.start(one, synced)
+		w.journal(k,
+			"sysctl backup_only=true", startBackup,
+			"ipvsadm -A -t 192.0.2.10:80 -s wlc", "ipvsadm -a -t 192.0.2.10:80 -r 10.0.0.11:80 -g -w 1",
+		)
+		st := w.status()
+		if want := (DaemonStatus{Role: "backup", Interface: "eth0", ID: 5, Group: defaultSyncGroup, Port: 8848, TTL: 1, MaxLen: 1472}); !st.Healthy || st.Sync.Role != "backup" || st.Sync.Want != "backup" || st.Sync.Daemons[0] != want {
+			t.Errorf("status: %+v", st.Sync)
+		}
+		// Forwarding before the address, the address before the daemons, the new daemon before the end of the old.
+		w.mustRole("default", Role{Active: true, Epoch: 1})
+		w.status()
+		w.journal(k, "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "announce 192.0.2.10", startMaster, stopBackup)
+		if st := w.status(); !st.Healthy || st.Sync.Role != "master" || st.Sync.Daemons[0].MaxLen != DefaultSyncMaxLen {
+			t.Errorf("status: %+v", st.Sync)
+		}
+		time.Sleep(3*w.interval + time.Millisecond)
+		w.status()
+		w.journal(k)
+		k.HandStopDaemons()
+		time.Sleep(w.interval + time.Millisecond)
+		w.status()
+		w.journal(k, startMaster)
+
+		w.mustRole("default", Role{})
+		w.status()
+		w.journal(k, "announce", "ip address del 192.0.2.10/32 dev eth0", "sysctl backup_only=true", startBackup, stopMaster)
+		w.stop()
+		w.journal(k, "announce", stopBackup, "sysctl backup_only=false", "ipvsadm -D -t 192.0.2.10:80")
+	})
+}
+
+func TestSyncWithTwoGroups(t *testing.T) {
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(two, synced)
+		for _, tc := range []struct {
+			group  string
+			active bool
+			want   string
+		}{
+			{"default", true, "master and backup"}, {"mail", true, "master"}, {"default", false, "master and backup"}, {"mail", false, "backup"},
+		} {
+			w.mustRole(tc.group, Role{Active: tc.active})
+			if st := w.status().Sync; st.Role != tc.want || st.Error != "" {
+				t.Errorf("%s active %t: %+v", tc.group, tc.active, st)
+			}
+		}
+	})
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(two, func(o *Options) {
+			o.Roles, o.Sync = map[string]Role{}, &Sync{Mode: SyncBoth, MaxLen: 9000, Interface: "lo"}
+		})
+		if st := w.status().Sync; st.Role != "master and backup" || st.Daemons[1].MaxLen != 9000 || st.Daemons[0].Interface != "lo" {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A daemon that cannot be started is told, and keeps nobody from taking over.
+func TestSyncFails(t *testing.T) {
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		k.FailDaemons(errors.New("no thread"))
+		w.start(one, synced)
+		w.mustRole("default", Role{Active: true, Epoch: 1})
+		if st := w.status(); st.Healthy || st.Sync.Error != "no thread" || st.VIPs[0].State != VIPHeld {
+			t.Errorf("status: %+v %+v", st.Sync, st.VIPs)
+		}
+		time.Sleep(3 * w.interval)
+		if n := w.logs.count("connections are not synchronised as they should be"); n != 1 {
+			t.Errorf("told %d times:\n%s", n, w.logs)
+		}
+		k.FailDaemons(nil)
+		time.Sleep(w.interval + time.Millisecond)
+		if st := w.status(); !st.Healthy || st.Sync.Role != "master" {
+			t.Errorf("status: %+v", st.Sync)
+		}
+	})
+}
+
+// While the kernel is busy with the table, the daemons wait, and the address does not.
+func TestSyncWaitsForTheTable(t *testing.T) {
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(one, synced)
+		release := k.Block()
+		time.Sleep(w.interval + time.Second)
+		k.Journal()
+		w.mustRole("default", Role{Active: true, Epoch: 1})
+		w.journal(k, "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4")
+		release()
+		w.status()
+		w.journal(k, startMaster, stopBackup)
+	})
+}
+
+func TestClusterSettings(t *testing.T) {
+	w := &world{t: t, interval: time.Second, lifetime: time.Second}
+	keys := func(text string, synced bool) string {
+		var out []string
+		for _, s := range ClusterSettings(w.file(text), synced) {
+			if s.Reason == "" || s.Source == "" {
+				t.Errorf("%s has no reason or source", s.Key)
+			}
+			out = append(out, strings.TrimPrefix(s.Key, "net.ipv4.vs.")+"="+s.Value)
+		}
+		return strings.Join(out, ", ")
+	}
+	const sync = "sync_refresh_period=10, sync_threshold=0 0, sync_retries=3, sync_persist_mode=0, sync_ports=1, "
+	for _, tc := range []struct {
+		text   string
+		synced bool
+		want   string
+	}{
+		{one, true, sync + "sloppy_tcp=0"},
+		{one, false, "sloppy_tcp=0"},
+		{config(""), true, sync + "sloppy_tcp=1"},
+		{config("sysctls: false"), true, ""},
+		{strings.Replace(one, "port: 80, scheduler: wlc", "port: 53, protocol: udp, scheduler: sh", 1), false, "sloppy_tcp=0"},
+	} {
+		if got := keys(tc.text, tc.synced); got != tc.want {
+			t.Errorf("%s\ngot  %s\nwant %s", tc.text, got, tc.want)
+		}
+	}
+}
