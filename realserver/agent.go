@@ -76,6 +76,8 @@ type Options struct {
 	Heartbeat time.Duration // 0 for none
 	// Summary is called with one line for people whenever it changes, and must not block.
 	Summary func(string)
+	// Changed is called whenever Status may be another, and must not block.
+	Changed func()
 }
 
 // Phase is how far a VIP has got.
@@ -214,6 +216,9 @@ func New(opts Options, cfg *Config) (*Agent, error) {
 	}
 	if opts.Summary == nil {
 		opts.Summary = func(string) {}
+	}
+	if opts.Changed == nil {
+		opts.Changed = func() {}
 	}
 	return &Agent{
 		opts: opts, log: opts.Log, ready: make(chan struct{}), next: cfg, wake: make(chan struct{}, 1),
@@ -789,6 +794,7 @@ func (a *Agent) conclude() time.Duration {
 	a.status = st
 	pending := a.next != nil
 	a.mu.Unlock()
+	a.opts.Changed()
 	if !a.readyDone && !pending && counts[Silent]+counts[Unproven] == len(st.VIPs) && a.settings == nil {
 		a.readyDone = true
 		a.log.Info("ready", "silent", counts[Silent], "unproven", counts[Unproven])

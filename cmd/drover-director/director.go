@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"runtime/debug"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover-lb/drover/arp"
@@ -35,6 +33,7 @@ const statusTimeout = 10 * time.Second
 type options struct {
 	config   string
 	stateDir string
+	dataDir  string
 	log      *slog.Logger
 	notifier *app.Notifier
 	reload   <-chan struct{} // a value for each request to read the file again
@@ -82,7 +81,7 @@ func director(ctx context.Context, opts options) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	c, err := controller.New(controller.Options{
+	co := controller.Options{
 		Kernel:    k,
 		Announcer: &announcer{Announcer: ann, log: log, epochs: make(map[arp.Claim]uint64)},
 		Sysctls:   keeper,
@@ -93,7 +92,26 @@ func director(ctx context.Context, opts options) error {
 		Turn:      opts.notifier.Alive,
 		Heartbeat: opts.notifier.Heartbeat(),
 		Summary:   opts.notifier.Status,
-	}, file, opts.config)
+	}
+	var m *member
+	if file.Cluster != nil {
+		if err := app.RaisePriority(); err != nil {
+			log.Warn("a busy processor may cost this director its lease", "error", err)
+		}
+		mo := memberOptions{file: file, path: opts.config, dataDir: opts.dataDir, log: log, reg: registry, ann: ann}
+		guard, words := openFence(file, log)
+		if guard != nil {
+			defer guard.Close()
+			mo.fence, co.Fence = guard, guard
+		}
+		mo.words = words
+		if m, err = newMember(mo); err != nil {
+			return err
+		}
+		file = m.file()
+		co.Roles, co.Leased = m.roles(), m.keeper.Leased
+	}
+	c, err := controller.New(co, file, opts.config)
 	if err != nil {
 		return err
 	}
@@ -109,7 +127,7 @@ func director(ctx context.Context, opts options) error {
 			return err
 		}
 		helpers.Go(func() error {
-			err := app.Serve(rest, l, handler(c, registry))
+			err := app.Serve(rest, l, handler(c, m, registry))
 			if err != nil {
 				log.Error("the status socket is closed", "error", err)
 			}
@@ -123,8 +141,29 @@ func director(ctx context.Context, opts options) error {
 		}
 		return err
 	})
-	group.Go(func() error { return c.Run(groupCtx) })
-	r := &reloader{path: opts.config, log: log, controller: c, notifier: opts.notifier, socket: file.Director.Socket}
+	controllerCtx := groupCtx
+	if m != nil {
+		// The controller goes last: giving up the VIPs in an orderly way is its work.
+		var stopController context.CancelFunc
+		controllerCtx, stopController = context.WithCancel(context.WithoutCancel(ctx))
+		defer stopController()
+		m.controller, m.kernel = c, k
+		after := make(chan struct{})
+		group.Go(func() error {
+			select {
+			case <-c.Ready():
+			case <-groupCtx.Done():
+			}
+			return m.run(groupCtx, after, stopController)
+		})
+		group.Go(func() error {
+			defer close(after)
+			return c.Run(controllerCtx)
+		})
+	} else {
+		group.Go(func() error { return c.Run(controllerCtx) })
+	}
+	r := &reloader{path: opts.config, log: log, controller: c, member: m, notifier: opts.notifier, socket: file.Director.Socket}
 	changed := make(chan struct{}, 1)
 	group.Go(func() error {
 		app.Watch(groupCtx, opts.config, log, func() {
@@ -171,6 +210,7 @@ type reloader struct {
 	path       string
 	log        *slog.Logger
 	controller *controller.Controller
+	member     *member // nil: alone
 	notifier   *app.Notifier
 	socket     string // in use
 	ready      bool
@@ -194,9 +234,21 @@ func (r *reloader) reload(ctx context.Context, why string) {
 		r.log.Warn("the status socket moves at the next start only", "now", r.socket, "file", f.Director.Socket)
 	}
 	r.log.Info("file read", "why", why, "path", r.path, "vips", len(f.Spec.VIPs), "services", len(f.Spec.Services))
-	if err := r.controller.SetFile(ctx, f, r.path); err != nil {
+	switch {
+	case r.member != nil:
+		if err = r.member.setFile(ctx, f); err != nil {
+			if err := r.controller.Reject(ctx, err); err != nil && ctx.Err() == nil {
+				r.log.Error("failed to tell the controller", "error", err)
+			}
+		}
+	case f.Cluster != nil:
+		err = errors.New("a director that is alone joins a cluster at its next start only")
+	default:
+		err = r.controller.SetFile(ctx, f, r.path)
+	}
+	if err != nil {
 		if ctx.Err() == nil {
-			r.log.Error("failed to tell the controller", "error", err)
+			r.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", err)
 		}
 		return
 	}
@@ -231,23 +283,6 @@ func (a *announcer) Set(claims []controller.Claim) {
 	if len(again) > 0 {
 		a.AnnounceNow(again...)
 	}
-}
-
-// handler answers at the status socket.
-func handler(c *controller.Controller, reg *prometheus.Registry) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
-		defer cancel()
-		st, err := c.Status(ctx)
-		if err != nil {
-			app.WriteJSON(w, http.StatusServiceUnavailable, map[string]string{"error": fmt.Sprintf("the reconcile loop does not answer: %v", err)})
-			return
-		}
-		app.WriteJSON(w, http.StatusOK, st)
-	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: statusTimeout}))
-	return mux
 }
 
 // describe validates a file and says in one line what it asks for; it touches nothing. The error is an

@@ -41,6 +41,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "config", Aliases: []string{"c"}, Value: "/etc/drover/director.yaml", Usage: "read the desired state from `FILE`, and again whenever it changes or SIGHUP comes"},
 			&cli.BoolFlag{Name: "check", Usage: "say whether the file is good and touch nothing; exit with 0 or 2"},
 			&cli.StringFlag{Name: "state-dir", Value: "/run/drover", Usage: "keep in `DIR` what a successor has to know; one for each network namespace, gone after a reboot"},
+			&cli.StringFlag{Name: "data-dir", Value: "/var/lib/drover", Usage: "keep what the directors of a cluster replicate in `DIR`, for good"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "log as `FORMAT`: text, json"},
 		},
@@ -135,6 +136,7 @@ func serve(c *cli.Context, stderr io.Writer) error {
 	return director(ctx, options{
 		config:   c.String("config"),
 		stateDir: c.String("state-dir"),
+		dataDir:  c.String("data-dir"),
 		log:      log,
 		notifier: notifier,
 		reload:   reload,

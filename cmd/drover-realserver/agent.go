@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"github.com/drover-lb/drover/cmd/internal/app"
 	"github.com/drover-lb/drover/realserver"
@@ -54,6 +55,22 @@ func agent(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	var m *member
+	told := func() {}
+	if cfg.Cluster != nil {
+		if err := app.RaisePriority(); err != nil {
+			o.log.Warn("a busy processor may keep this host from voting in time", "error", err)
+		}
+		if m, err = newMember(cfg.Cluster, cfg, o.log); err != nil {
+			return err
+		}
+		told = func() {
+			select {
+			case m.tell <- struct{}{}:
+			default:
+			}
+		}
+	}
 	prover := proof.New(o.log)
 	defer prover.Close()
 	a, err := realserver.New(realserver.Options{
@@ -65,6 +82,7 @@ func agent(ctx context.Context, o options) error {
 		Turn:      o.notifier.Alive,
 		Heartbeat: o.notifier.Heartbeat(),
 		Summary:   o.notifier.Status,
+		Changed:   told,
 	}, cfg)
 	if err != nil {
 		return err
@@ -83,6 +101,15 @@ func agent(ctx context.Context, o options) error {
 	helpersCtx, stopHelpers := context.WithCancel(ctx)
 	defer stopHelpers()
 	helpers.Go(func() { k.Watch(helpersCtx, o.log, settings...) })
+	current := atomic.Pointer[realserver.Config]{}
+	current.Store(cfg)
+	if m != nil {
+		helpers.Go(func() {
+			if err := m.run(helpersCtx, a, current.Load); err != nil {
+				o.log.Error("this host is not part of its cluster any more", "error", err)
+			}
+		})
+	}
 	changed := make(chan struct{}, 1)
 	helpers.Go(func() {
 		app.Watch(helpersCtx, o.config, o.log, func() {
@@ -104,9 +131,9 @@ func agent(ctx context.Context, o options) error {
 				o.notifier.Ready()
 				debug.FreeOSMemory() // the start takes more than what comes after it
 			case <-o.reload:
-				reload(a, o, "asked to", ready == nil)
+				reload(a, &current, told, o, "asked to", ready == nil)
 			case <-changed:
-				reload(a, o, "the file changed", ready == nil)
+				reload(a, &current, told, o, "the file changed", ready == nil)
 			}
 		}
 	})
@@ -114,7 +141,7 @@ func agent(ctx context.Context, o options) error {
 }
 
 // reload reads the file again. A bad one leaves the old configuration in force.
-func reload(a *realserver.Agent, o options, why string, ready bool) {
+func reload(a *realserver.Agent, current *atomic.Pointer[realserver.Config], told func(), o options, why string, ready bool) {
 	if ready {
 		o.notifier.Reloading()
 		defer o.notifier.Ready()
@@ -124,6 +151,24 @@ func reload(a *realserver.Agent, o options, why string, ready bool) {
 		o.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", err)
 		return
 	}
+	before := current.Load()
+	if !sameCluster(before, cfg) {
+		o.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", "cluster and pool change at a restart only")
+		return
+	}
 	o.log.Info("file read", "why", why, "path", o.config, "vips", len(cfg.VIPs))
-	a.Set(cfg)
+	current.Store(cfg)
+	if cfg.Learn {
+		told()
+	} else {
+		a.Set(cfg)
+	}
+}
+
+// sameCluster reports whether two files are for the same place in the same cluster.
+func sameCluster(a, b *realserver.Config) bool {
+	if a.Cluster == nil || b.Cluster == nil {
+		return a.Cluster == b.Cluster
+	}
+	return a.Pool == b.Pool && a.Cluster.Name == b.Cluster.Name && a.Cluster.Label == b.Cluster.Label && a.Cluster.Fingerprint() == b.Cluster.Fingerprint()
 }

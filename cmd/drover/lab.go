@@ -30,6 +30,7 @@ func labCommand() *cli.Command {
 		Usage: "run whole clusters on a real IPVS kernel, as an ordinary user, and break them",
 		Subcommands: []*cli.Command{
 			labRunCommand(),
+			labFaultsCommand(),
 			labCheckCommand(),
 			labOnCommand(),
 			labExecCommand(),

@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string) int {
 		Name:                   "drover",
 		Usage:                  "Linux Virtual Server clusters in direct routing",
 		UseShortOptionHandling: true,
-		Commands:               []*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand()},
+		Commands:               append([]*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand()}, clusterCommands()...),
 		Version:                version.Version,
 		ExitErrHandler:         func(*cli.Context, error) {},
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {

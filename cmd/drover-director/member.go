@@ -1,0 +1,864 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover-lb/drover/arp"
+	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/election"
+	"github.com/drover-lb/drover/cluster/lease"
+	"github.com/drover-lb/drover/cluster/replica"
+	"github.com/drover-lb/drover/cluster/settings"
+	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/cmd/internal/gossip"
+	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/fence"
+	"github.com/drover-lb/drover/controller/plan"
+	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/ipvs"
+)
+
+const (
+	// handoverTimeout bounds an orderly change of the active director.
+	handoverTimeout = 5 * time.Second
+	// roleTimeout bounds one change of role in the kernel; what failed is tried again.
+	roleTimeout = 2 * time.Second
+	// publishEvery is how often this node looks whether there is something new to tell the others beside what
+	// it is told of at once.
+	publishEvery = 2 * time.Second
+	// defendEvery bounds how often this node answers somebody else's claim to its VIPs (RFC 5227, section 2.4,
+	// DEFEND_INTERVAL is 10 s, for addresses that nobody has leased).
+	defendEvery = time.Second
+)
+
+// guard is what a member needs of the kernel's guard; package fence has it.
+type guard interface {
+	controller.Fence
+	// Extend lets a group through until a time of CLOCK_BOOTTIME.
+	Extend(group string, until time.Duration) error
+}
+
+// daemons lists the kernel's connection sync daemons.
+type daemons interface {
+	Daemons(ctx context.Context) ([]ipvs.Daemon, error)
+	Services(ctx context.Context) ([]ipvs.ServiceEntry, error)
+}
+
+// member is a director as a part of its cluster: it joins gossip, election, replicated specification and
+// controller.
+type member struct {
+	log    *slog.Logger
+	opts   *settings.Options
+	node   *cluster.Node
+	keeper *lease.Keeper
+	rep    *replica.Replicator // nil: the file has VIPs and services
+	fence  guard               // nil: the kernel cannot
+	words  string              // how the lease is enforced, in words
+	ann    *arp.Announcer
+	watch  *arp.Watcher
+	events *events
+	start  time.Time
+	seats  map[string]*seat
+	// reread asks for the interfaces and the real servers to be looked at again; capacity 1.
+	retrack, retell chan struct{}
+
+	controller *controller.Controller // set before run
+	kernel     daemons                // likewise
+	path       string
+
+	mu          sync.Mutex // guards what follows
+	own         *spec.File // own settings
+	base        *spec.File // with VIPs and services, members of pools left out
+	source      api.Spec   // of base
+	pooled      []spec.Member
+	trouble     map[string]string // of interfaces
+	maintenance bool
+	defended    time.Time
+}
+
+// seat brings one group's role into the kernel, one change after the other.
+type seat struct {
+	group string
+	wake  chan struct{} // capacity 1
+
+	mu      sync.Mutex // guards what follows
+	want    election.RoleChange
+	since   time.Time
+	changed chan struct{} // closed at the next change
+}
+
+func (s *seat) set(r election.RoleChange) {
+	s.mu.Lock()
+	if s.want.Role != r.Role || s.since.IsZero() {
+		s.since = time.Now()
+	}
+	s.want = r
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+	nudge(s.wake)
+}
+
+func (s *seat) get() (r election.RoleChange, since time.Time, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.want, s.since, s.changed
+}
+
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// memberOptions is what a member is made of.
+type memberOptions struct {
+	file    *spec.File
+	path    string
+	dataDir string
+	log     *slog.Logger
+	reg     prometheus.Registerer
+	fence   guard
+	words   string // how the lease is enforced
+	ann     *arp.Announcer
+}
+
+// openFence opens the kernel's guard of leases. Without one the lifetime of the addresses guards alone.
+func openFence(f *spec.File, log *slog.Logger) (*fence.Fence, string) {
+	g, err := fence.Open(fence.Options{Hold: f.Director.VIPLifetime + time.Second, Log: log.With("component", "fence")})
+	if err != nil {
+		log.Warn("the kernel cannot enforce leases; a director that is stopped or killed keeps its VIPs until their lifetime ends", "lifetime", f.Director.VIPLifetime, "error", err)
+		return nil, fmt.Sprintf("the VIPs' lifetime of %s only: %v", f.Director.VIPLifetime, err)
+	}
+	return g, "the kernel (BPF at the VIPs' interfaces)"
+}
+
+func newMember(o memberOptions) (*member, error) {
+	c := o.file.Cluster
+	m := &member{
+		log: o.log, opts: c, fence: o.fence, words: o.words, ann: o.ann, events: newEvents(o.log), start: time.Now(),
+		seats: make(map[string]*seat), retrack: make(chan struct{}, 1), retell: make(chan struct{}, 1),
+		path: o.path, own: o.file, trouble: make(map[string]string),
+	}
+	for _, g := range c.Groups {
+		m.seats[g] = &seat{group: g, wake: make(chan struct{}, 1), since: m.start, changed: make(chan struct{}),
+			want: election.RoleChange{Group: g, Role: election.Standby, Why: "just started"}}
+	}
+	var err error
+	if m.node, err = gossip.NewNode(c, cluster.Director, o.log, o.reg); err != nil {
+		return nil, err
+	}
+	if m.keeper, err = gossip.NewKeeper(c, m.node, true, o.log, lease.Options{
+		Role:     func(r election.RoleChange) { m.seats[r.Group].set(r) },
+		Extended: m.extended,
+		Event:    m.electionEvent,
+	}); err != nil {
+		return nil, err
+	}
+	m.watch = arp.NewWatcher(o.log.With("component", "watch"), m.conflict)
+	m.node.HandleRequest(gossip.KindHandover, m.serveHandover)
+	m.base, m.source = o.file, api.Spec{Source: o.path, Hash: specHash(o.file)}
+	if o.file.Replicated {
+		store, err := replica.Open(filepath.Join(o.dataDir, "spec"))
+		if err != nil {
+			return nil, fmt.Errorf("failed to read the replicated specification: %w", err)
+		}
+		for _, damage := range store.Damaged() {
+			m.events.add(slog.LevelError, "spec", "a stored specification is damaged and was set aside: %v", damage)
+		}
+		if m.rep, err = replica.New(replica.Options{Node: c.Name, Store: store, Peers: directors{m}, Confirm: m.confirm, Logger: o.log.With("component", "replica")}); err != nil {
+			return nil, err
+		}
+		m.node.HandleRequest(gossip.KindReplica, func(_ context.Context, from string, request []byte) ([]byte, error) {
+			if !slices.Contains(m.opts.Directors(), from) {
+				return nil, fmt.Errorf("%s is not a director of this cluster", from)
+			}
+			return m.rep.Serve(request), nil
+		})
+		m.node.HandleRequest(gossip.KindChange, m.serveForwarded)
+		if err := m.adopt(); err != nil {
+			m.events.add(slog.LevelError, "spec", "the stored specification is not in force here: %v", err)
+		}
+	}
+	return m, nil
+}
+
+// file is what the controller is to begin with.
+func (m *member) file() *spec.File {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.effective()
+}
+
+// effective is base with the members of the pools; mu is held.
+func (m *member) effective() *spec.File {
+	f := *m.base
+	f.Spec = m.base.Spec.WithMembers(m.pooled)
+	return &f
+}
+
+// roles are those with which the controller begins.
+func (m *member) roles() map[string]controller.Role {
+	roles := make(map[string]controller.Role)
+	for g := range m.seats {
+		roles[g] = controller.Role{Why: "just started"}
+	}
+	return roles
+}
+
+func (m *member) extended(group string, until time.Duration) {
+	if m.fence != nil {
+		if err := m.fence.Extend(group, until); err != nil {
+			m.log.Error("failed to extend the kernel's guard of a lease", "group", group, "error", err)
+		}
+	}
+}
+
+func (m *member) electionEvent(e election.Event) {
+	switch e.Kind {
+	case election.ConfigMismatch:
+		m.events.add(slog.LevelError, "election", "%s has other voters, groups, mode or lease in its file: its votes do not count here, nor ours there", e.Peer)
+	case election.TooManyPeers:
+		m.events.add(slog.LevelError, "election", "%s is one candidate too many and is refused", e.Peer)
+	case election.VersionRefused:
+		m.events.add(slog.LevelWarn, "election", "%s refuses this director: its specification is older than %v, which is acknowledged", e.Peer, e.Version)
+		nudge(m.retell)
+	case election.HandOverAsked:
+		m.events.add(slog.LevelInfo, "election", "%s asks for group %s", e.Peer, e.Group)
+	}
+}
+
+// run keeps the member going until ctx ends; then it gives up what it has, calls left, and says goodbye to the
+// others when after is closed.
+func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) error {
+	defer left()
+	rest, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var deep errgroup.Group // what giving up needs
+	deep.Go(func() error { return m.node.Run(rest) })
+	deep.Go(func() error { return m.keeper.Run(rest) })
+	deep.Go(func() error { return m.watch.Run(rest) })
+	for _, s := range m.seats {
+		deep.Go(func() error { m.sit(rest, s); return nil })
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		track(ctx, m.log, m.interfaces, m.retrack, m.judge)
+	})
+	group.Go(func() { m.follow(ctx) })
+	group.Go(func() { m.tell(ctx) })
+	if m.rep != nil {
+		group.Go(func() { m.replicate(ctx) })
+	}
+	<-ctx.Done()
+	group.Wait()
+	m.leave()
+	left()
+	<-after
+	stop()
+	return deep.Wait()
+}
+
+// leave hands over everything.
+func (m *member) leave() {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), handoverTimeout, errors.New("giving up the VIPs took too long"))
+	defer cancel()
+	for _, s := range m.seats {
+		if err := m.keeper.SetEligible(ctx, s.group, false, "the director is being stopped"); err != nil {
+			m.log.Error("failed to leave the election", "group", s.group, "error", err)
+		}
+	}
+	for _, s := range m.seats {
+		for {
+			r, _, changed := s.get()
+			if r.Role == election.Standby {
+				break
+			}
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				m.log.Error("the group is not given up in time; its lease ends by itself", "group", s.group)
+			}
+			break
+		}
+	}
+}
+
+// sit carries out the roles of one group.
+func (m *member) sit(ctx context.Context, s *seat) {
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-retry:
+		}
+		retry = nil
+		r, _, _ := s.get()
+		level := slog.LevelInfo
+		if r.Role == election.Yielding {
+			level = slog.LevelWarn
+		}
+		m.events.add(level, "role", "group %s: %s, epoch %d: %s", s.group, r.Role, r.Epoch, r.Why)
+		call, cancel := context.WithTimeoutCause(ctx, roleTimeout, fmt.Errorf("not done after %s", roleTimeout))
+		err := m.controller.SetRole(call, s.group, controller.Role{Active: r.Role == election.Active, Epoch: r.Epoch, Why: r.Why})
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			m.events.add(slog.LevelError, "role", "group %s is not quite %s: %v", s.group, r.Role, err)
+		}
+		if r.Role == election.Yielding {
+			// Off the interfaces; or, if the kernel refuses that, silenced by the fence. Without one the address is
+			// there until its lifetime ends, and the lease must not be given back before.
+			if err != nil && m.fence == nil {
+				retry = time.After(100 * time.Millisecond)
+				continue
+			}
+			if err := m.keeper.Yielded(ctx, s.group); err != nil && ctx.Err() == nil {
+				m.log.Error("failed to give a lease back", "group", s.group, "error", err)
+			}
+		}
+		m.claims()
+		nudge(m.retell)
+		if r.Role == election.Active && m.rep != nil && s.group == m.leading() {
+			go m.activate(ctx, r.Epoch)
+		}
+	}
+}
+
+// specHash is equal for two directors that want the same.
+func specHash(f *spec.File) string {
+	sum := sha256.Sum256((&spec.File{Spec: f.Spec}).Format())
+	return hex.EncodeToString(sum[:])
+}
+
+// leading is the group whose active director orders the changes of the specification.
+func (m *member) leading() string { return slices.Min(m.opts.Groups) }
+
+// claims tells the watcher what this director has.
+func (m *member) claims() {
+	m.mu.Lock()
+	base := m.base
+	m.mu.Unlock()
+	var claims []arp.Claim
+	for _, v := range base.Spec.VIPs {
+		if r, _, _ := m.seats[v.Group].get(); r.Role == election.Active {
+			claims = append(claims, arp.Claim{Interface: orInterface(v, base), Addr: v.Prefix.Addr()})
+		}
+	}
+	m.watch.Set(claims)
+}
+
+func orInterface(v spec.VIP, f *spec.File) string {
+	if v.Interface != "" {
+		return v.Interface
+	}
+	return f.Director.Interface
+}
+
+// conflict hears of somebody else who claims a VIP that this director has leased, and says once more where it
+// is.
+func (m *member) conflict(c arp.Conflict) {
+	if c.Count == 1 {
+		m.events.add(slog.LevelError, "conflict", "%s claims %s on %s, which this director has leased", m.owner(c.MAC.String()), c.Addr, c.Interface)
+	}
+	m.mu.Lock()
+	due := time.Since(m.defended) >= defendEvery
+	if due {
+		m.defended = time.Now()
+	}
+	m.mu.Unlock()
+	if due {
+		m.ann.AnnounceNow(c.Addr)
+	}
+}
+
+// owner names the node of a hardware address, if it is one of ours.
+func (m *member) owner(mac string) string {
+	for _, r := range m.node.Records() {
+		var who struct {
+			MACs []string `json:"macs"`
+		}
+		if json.Unmarshal(r.Value, &who) == nil && slices.Contains(who.MACs, mac) {
+			return fmt.Sprintf("%s (%s)", r.Node, mac)
+		}
+	}
+	return "a stranger (" + mac + ")"
+}
+
+// interfaces are those that the VIPs go onto.
+func (m *member) interfaces() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, v := range m.base.Spec.VIPs {
+		if name := orInterface(v, m.base); !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// judge takes in how an interface is.
+func (m *member) judge(iface, why string) {
+	m.mu.Lock()
+	m.trouble[iface] = why
+	m.mu.Unlock()
+	if why != "" {
+		m.events.add(slog.LevelWarn, "tracker", "%s", why)
+	}
+	m.qualify()
+}
+
+// qualify says for each group whether this director could hold it.
+func (m *member) qualify() {
+	m.mu.Lock()
+	reasons := make(map[string]string)
+	for g := range m.seats {
+		if m.maintenance {
+			reasons[g] = "maintenance"
+			continue
+		}
+		if m.rep != nil && m.source.Hash == "" {
+			reasons[g] = "no specification yet"
+			continue
+		}
+		for _, v := range m.base.Spec.VIPs {
+			name := orInterface(v, m.base)
+			why, known := m.trouble[name]
+			switch {
+			case v.Group != g || reasons[g] != "":
+			case !known:
+				reasons[g] = "interface " + name + " was not looked at yet"
+			default:
+				reasons[g] = why
+			}
+		}
+	}
+	m.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), roleTimeout)
+	defer cancel()
+	for g := range m.seats {
+		if err := m.keeper.SetEligible(ctx, g, reasons[g] == "", reasons[g]); err != nil {
+			m.log.Debug("failed to tell the election", "group", g, "error", err)
+		}
+	}
+}
+
+// follow takes in what real servers announce.
+func (m *member) follow(ctx context.Context) {
+	records, stop := m.node.WatchRecords()
+	defer stop()
+	members, stopMembers := m.node.WatchMembers()
+	defer stopMembers()
+	conflicts := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-records:
+		case <-members:
+			if list := m.node.Conflicts(); len(list) > conflicts {
+				m.events.add(slog.LevelError, "gossip", "%s", list[0].String())
+				conflicts = len(list)
+			}
+		}
+		ready := m.readyServers()
+		m.mu.Lock()
+		same := slices.EqualFunc(ready, m.pooled, func(a, b spec.Member) bool {
+			return a.Name == b.Name && a.Pool == b.Pool && a.Address == b.Address && a.Weight == b.Weight && slices.Equal(a.VIPs, b.VIPs)
+		})
+		m.pooled = ready
+		m.mu.Unlock()
+		if !same {
+			m.give(ctx)
+		}
+	}
+}
+
+// readyServers lists the members of pools with the VIPs for which they are proven ready. A node that failed keeps
+// what it had last: who does not hear it cannot know better. A node that has left is out.
+func (m *member) readyServers() []spec.Member {
+	var out []spec.Member
+	for _, r := range m.node.Records() {
+		if r.Key != gossip.AgentRecord || r.State == cluster.Left {
+			continue
+		}
+		var a api.Agent
+		if err := json.Unmarshal(r.Value, &a); err != nil || a.Pool == "" || !a.Address.IsValid() || a.Weight > 65535 {
+			continue
+		}
+		s := spec.Member{Name: r.Node, Pool: a.Pool, Address: a.Address, Weight: a.Weight}
+		if a.Draining {
+			s.Weight = 0
+		}
+		for _, v := range a.VIPs {
+			if v.Ready {
+				s.VIPs = append(s.VIPs, v.Address)
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// give hands the specification to the controller.
+func (m *member) give(ctx context.Context) {
+	if err := m.controller.SetFile(ctx, m.file(), m.path); err != nil && ctx.Err() == nil {
+		m.log.Error("failed to tell the controller", "error", err)
+	}
+	m.claims()
+	nudge(m.retell)
+}
+
+// setFile takes this director's own file, read again.
+func (m *member) setFile(ctx context.Context, f *spec.File) error {
+	if c := f.Cluster; c == nil || c.Fingerprint() != m.opts.Fingerprint() || c.Name != m.opts.Name || c.Label != m.opts.Label || f.Replicated != (m.rep != nil) {
+		return errors.New("who and what the cluster is (cluster: name, label, voters, groups, mode, lease; whether vips and services are in the file) changes at a restart only")
+	}
+	m.mu.Lock()
+	m.own = f
+	if m.rep == nil {
+		m.base, m.source = f, api.Spec{Source: m.path, Hash: specHash(f)}
+	}
+	m.mu.Unlock()
+	if m.rep != nil {
+		if err := m.adopt(); err != nil {
+			return err
+		}
+	}
+	nudge(m.retrack)
+	m.qualify()
+	m.give(ctx)
+	return nil
+}
+
+// tell publishes what the others need to know of this director, when it changes.
+func (m *member) tell(ctx context.Context) {
+	tick := time.NewTicker(publishEvery)
+	defer tick.Stop()
+	for {
+		d := m.announcement(ctx)
+		b, err := json.Marshal(d)
+		if err == nil {
+			err = m.node.Publish(gossip.DirectorRecord, b)
+		}
+		if err != nil {
+			m.log.Warn("failed to tell the others", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-m.retell:
+		}
+	}
+}
+
+func (m *member) announcement(ctx context.Context) *api.Director {
+	m.mu.Lock()
+	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools()}
+	m.mu.Unlock()
+	for _, g := range m.opts.Groups {
+		if r, _, _ := m.seats[g].get(); r.Role == election.Active {
+			d.Active = append(d.Active, g)
+		}
+	}
+	d.Sync = m.syncReport(ctx)
+	if list, err := net.Interfaces(); err == nil {
+		for _, i := range list {
+			if len(i.HardwareAddr) == 6 {
+				d.MACs = append(d.MACs, i.HardwareAddr.String())
+			}
+		}
+	}
+	return d
+}
+
+// syncReport says which sync daemons run.
+func (m *member) syncReport(ctx context.Context) *api.SyncReport {
+	r := &api.SyncReport{Enabled: m.opts.Sync.Enabled}
+	ctx, cancel := context.WithTimeout(ctx, roleTimeout)
+	defer cancel()
+	list, err := m.kernel.Daemons(ctx)
+	if err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	for _, d := range list {
+		r.Roles = append(r.Roles, d.Role.String())
+		r.Detail = fmt.Sprintf("%s, id %d, %s:%d", d.Interface, d.SyncID, d.Group, d.Port)
+	}
+	slices.Sort(r.Roles)
+	return r
+}
+
+// directors are the peers of the replicated specification.
+type directors struct{ m *member }
+
+// Live implements [replica.Peers].
+func (d directors) Live() []string {
+	var out []string
+	for _, name := range d.All() {
+		if x, ok := d.m.node.Member(name); ok && x.State == cluster.Alive {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// All implements [replica.Peers].
+func (d directors) All() []string {
+	return slices.DeleteFunc(d.m.opts.Directors(), func(name string) bool { return name == d.m.opts.Name })
+}
+
+// Request implements [replica.Peers].
+func (d directors) Request(ctx context.Context, peer string, request []byte) ([]byte, error) {
+	return d.m.node.Request(ctx, peer, gossip.KindReplica, request)
+}
+
+// confirm implements Confirm of [replica.Options].
+func (m *member) confirm(ctx context.Context, v replica.Version) error {
+	if err := m.keeper.Confirm(ctx, m.leading(), election.Version(v)); err != nil {
+		return err
+	}
+	if r, _, _ := m.seats[m.leading()].get(); r.Role != election.Active || r.Epoch != v.Epoch || !m.keeper.Leased(m.leading()) {
+		return errors.New("this director is not the active one any more")
+	}
+	return nil
+}
+
+// activate restates the newest change when this director has become active.
+func (m *member) activate(ctx context.Context, epoch uint64) {
+	for try := range 5 {
+		res, err := m.rep.Activate(ctx, epoch)
+		r, _, _ := m.seats[m.leading()].get()
+		if err == nil || ctx.Err() != nil || r.Role != election.Active || r.Epoch != epoch {
+			return
+		}
+		if try == 0 {
+			m.events.add(slog.LevelWarn, "spec", "the newest change (%v) is not restated yet: %v", res.Version, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// replicate brings what is stored into force, and catches up with directors that come.
+func (m *member) replicate(ctx context.Context) {
+	members, stop := m.node.WatchMembers()
+	defer stop()
+	seen := make(map[string]uint64) // start of a director with which this one has caught up
+	m.versions(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.rep.Changed():
+			if err := m.adopt(); err != nil {
+				m.events.add(slog.LevelError, "spec", "version %v is stored and not in force here: %v", m.rep.Log().Version(), err)
+			}
+			m.versions(ctx)
+			nudge(m.retrack)
+			m.qualify()
+			m.give(ctx)
+		case <-members:
+			for _, name := range (directors{m}).Live() {
+				x, _ := m.node.Member(name)
+				if seen[name] == x.Start {
+					continue
+				}
+				call, cancel := context.WithTimeout(ctx, replica.DefaultTimeout)
+				err := m.rep.CatchUp(call, name)
+				cancel()
+				if err == nil {
+					seen[name] = x.Start
+				} else if ctx.Err() == nil {
+					m.log.Warn("failed to compare the specification with another director, trying again at the next change of membership", "peer", name, "error", err)
+				}
+			}
+			for name := range seen {
+				if x, ok := m.node.Member(name); !ok || x.State != cluster.Alive {
+					delete(seen, name)
+				}
+			}
+		}
+	}
+}
+
+// versions tells the election what is stored here.
+func (m *member) versions(ctx context.Context) {
+	l := m.rep.Log()
+	if err := m.keeper.SetVersions(ctx, election.Version(l.Version()), election.Version(l.Acked())); err != nil && ctx.Err() == nil {
+		m.log.Error("failed to tell the election the version", "error", err)
+	}
+}
+
+// adopt makes the newest stored change the specification of this director.
+func (m *member) adopt() error {
+	head, ok := m.rep.Log().Head()
+	if !ok {
+		m.mu.Lock()
+		m.source = api.Spec{Source: "replicated"}
+		m.mu.Unlock()
+		return nil
+	}
+	shared, err := spec.ParseSpec("version "+head.Version.String(), head.Content)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f, err := m.own.With(shared)
+	if err != nil {
+		return err
+	}
+	m.base = f
+	m.source = api.Spec{Source: "replicated", Version: head.Version.String(), Acked: m.rep.Log().Acked().String(), Hash: specHash(f)}
+	return nil
+}
+
+// serveHandover makes this director active, or makes it give up, as another node asks.
+func (m *member) serveHandover(ctx context.Context, from string, request []byte) ([]byte, error) {
+	var h api.Handover
+	if err := json.Unmarshal(request, &h); err != nil {
+		return nil, err
+	}
+	m.events.add(slog.LevelInfo, "handover", "asked by way of %s: %s", from, h.Why)
+	return nil, m.handover(ctx, h)
+}
+
+// handover carries out h, here if this director is meant.
+func (m *member) handover(ctx context.Context, h api.Handover) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, handoverTimeout, fmt.Errorf("not done after %s", handoverTimeout))
+	defer cancel()
+	groups := m.opts.Groups
+	if h.Group != "" {
+		if m.seats[h.Group] == nil {
+			return &api.Error{Status: 404, Text: fmt.Sprintf("there is no group %q: the groups are %s", h.Group, strings.Join(groups, ", "))}
+		}
+		groups = []string{h.Group}
+	}
+	if h.To != "" && !slices.Contains(m.opts.Directors(), h.To) {
+		return &api.Error{Status: 404, Text: fmt.Sprintf("%q is not a director of this cluster: the directors are %s", h.To, strings.Join(m.opts.Directors(), ", "))}
+	}
+	var errs []error
+	for _, g := range groups {
+		st, err := m.keeper.Status(ctx, g)
+		if err != nil {
+			return err
+		}
+		one := api.Handover{Group: g, To: h.To, Why: h.Why}
+		switch {
+		case h.To == m.opts.Name:
+			err = m.promote(ctx, g, st)
+		case h.To != "":
+			err = m.ask(ctx, h.To, one)
+		case st.Role == election.Active:
+			err = m.stepDown(ctx, g)
+		case st.Holder == "" || st.Holder == m.opts.Name:
+			err = fmt.Errorf("no director is active for group %s", g)
+		default:
+			err = m.ask(ctx, st.Holder, one)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (m *member) ask(ctx context.Context, node string, h api.Handover) error {
+	b, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	_, err = m.node.Request(ctx, node, gossip.KindHandover, b)
+	return err
+}
+
+// promote makes this director active for a group.
+func (m *member) promote(ctx context.Context, g string, st election.Status) error {
+	if st.Role == election.Active {
+		return nil
+	}
+	if !st.Eligible {
+		return fmt.Errorf("%s cannot take group %s: %s", m.opts.Name, g, st.Waiting)
+	}
+	if err := m.keeper.Promote(ctx, g); err != nil {
+		return err
+	}
+	return m.await(ctx, g, election.Active)
+}
+
+func (m *member) stepDown(ctx context.Context, g string) error {
+	if err := m.keeper.StepDown(ctx, g, ""); err != nil {
+		return err
+	}
+	return m.await(ctx, g, election.Standby)
+}
+
+// await waits until this director has a role.
+func (m *member) await(ctx context.Context, g string, role election.Role) error {
+	for {
+		r, _, changed := m.seats[g].get()
+		if r.Role == role {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			why := ""
+			if st, err := m.keeper.Status(context.WithoutCancel(ctx), g); err == nil {
+				why = ": " + st.Waiting
+			}
+			return fmt.Errorf("%s is not %s for group %s: %w%s", m.opts.Name, role, g, context.Cause(ctx), why)
+		}
+	}
+}
+
+func (m *member) setMaintenance(on bool) {
+	m.mu.Lock()
+	m.maintenance = on
+	m.mu.Unlock()
+	word := "off"
+	if on {
+		word = "on"
+	}
+	m.events.add(slog.LevelInfo, "maintenance", "maintenance is %s", word)
+	m.qualify()
+}
+
+// plan says what s would change in this director's table, as JSON text.
+func (m *member) plan(ctx context.Context, s *spec.Spec) (json.RawMessage, error) {
+	table, err := m.kernel.Services(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	old, ownership := m.effective(), m.own.Director.Ownership
+	m.mu.Unlock()
+	owned := make(map[ipvs.Key]struct{})
+	for i := range old.Spec.Services {
+		owned[old.Spec.Services[i].Key] = struct{}{}
+	}
+	p := plan.Diff(plan.Want(s), plan.StateOf(table), plan.Owner(ownership, owned))
+	return json.Marshal(p.String() + "# " + p.Summary() + "\n")
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/lease"
+	"github.com/drover-lb/drover/cluster/settings"
+	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/cmd/internal/gossip"
+	"github.com/drover-lb/drover/realserver"
+)
+
+// member is a real server as a part of its cluster: it votes, learns the VIPs of its pool, and tells how they are.
+type member struct {
+	log    *slog.Logger
+	node   *cluster.Node
+	keeper *lease.Keeper // nil: it has no vote
+	tell   chan struct{} // capacity 1
+}
+
+func newMember(o *settings.Options, cfg *realserver.Config, log *slog.Logger) (*member, error) {
+	role := cluster.RealServer
+	if !cfg.Learn && len(cfg.VIPs) == 0 {
+		role = cluster.Witness
+	}
+	m := &member{log: log, tell: make(chan struct{}, 1)}
+	var err error
+	if m.node, err = gossip.NewNode(o, role, log, prometheus.NewRegistry()); err != nil {
+		return nil, err
+	}
+	if _, votes := o.Voter(o.Name); votes {
+		m.keeper, err = gossip.NewKeeper(o, m.node, false, log, lease.Options{})
+	}
+	return m, err
+}
+
+// run takes part in the cluster until ctx ends.
+func (m *member) run(ctx context.Context, a *realserver.Agent, cfg func() *realserver.Config) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.node.Run(ctx) })
+	if m.keeper != nil {
+		group.Go(func() error { return m.keeper.Run(ctx) })
+	}
+	group.Go(func() error {
+		m.follow(ctx, a, cfg)
+		return nil
+	})
+	return group.Wait()
+}
+
+// follow learns the VIPs of the pool from the directors, and tells them how they are here.
+func (m *member) follow(ctx context.Context, a *realserver.Agent, cfg func() *realserver.Config) {
+	records, stop := m.node.WatchRecords()
+	defer stop()
+	var learned []netip.Addr
+	before := cfg()
+	for {
+		c := cfg()
+		if vips, ok := m.wanted(c.Pool); c.Learn && ok && (!slices.Equal(vips, learned) || c != before) {
+			m.log.Info("these are the VIPs of the pool", "pool", c.Pool, "vips", vips)
+			learned, before = vips, c
+			next := *c
+			next.VIPs = vips
+			a.Set(&next)
+		}
+		m.publish(c, a.Status())
+		select {
+		case <-ctx.Done():
+			return
+		case <-records:
+		case <-m.tell:
+		}
+	}
+}
+
+// wanted lists the VIPs of a pool, sorted: all that any director names, so that a VIP is here before traffic, and
+// goes after it. ok is false as long as no director is known: then everything stays as it is.
+func (m *member) wanted(pool string) (vips []netip.Addr, ok bool) {
+	for _, r := range m.node.Records() {
+		var d api.Director
+		if r.Key != gossip.DirectorRecord || r.State == cluster.Left || json.Unmarshal(r.Value, &d) != nil || d.Spec.Hash == "" {
+			continue
+		}
+		ok = true
+		for _, a := range d.Pools[pool] {
+			if !slices.Contains(vips, a) && len(vips) < realserver.MaxVIPs {
+				vips = append(vips, a)
+			}
+		}
+	}
+	slices.SortFunc(vips, netip.Addr.Compare)
+	return vips, ok
+}
+
+// publish tells the cluster how the VIPs are here.
+func (m *member) publish(c *realserver.Config, st realserver.Status) {
+	out := api.Agent{Pool: c.Pool, Address: c.Address, Weight: c.Weight, VIPs: []api.AgentVIP{}}
+	for _, v := range st.VIPs {
+		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven)
+		out.VIPs = append(out.VIPs, api.AgentVIP{Address: v.Address, Phase: v.Phase.String(), Ready: ready, Reason: v.Reason})
+	}
+	b, err := json.Marshal(out)
+	if err == nil {
+		err = m.node.Publish(gossip.AgentRecord, b)
+	}
+	if err != nil {
+		m.log.Warn("failed to tell the directors", "error", err)
+	}
+}

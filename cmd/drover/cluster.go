@@ -1,0 +1,473 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/user"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/controller/spec"
+)
+
+// Exit statuses beside 0, 1 and 2.
+const (
+	exitNoDirector = 3
+	exitConflict   = 4
+)
+
+// clusterTimeout bounds one question to a director.
+const clusterTimeout = 15 * time.Second
+
+var directorFlag = &cli.StringFlag{Name: "director", EnvVars: []string{"DROVER_DIRECTOR"}, Value: api.DefaultSocket, Usage: "ask the director at `ADDRESS`: the path of its socket, or http://HOST:PORT"}
+
+var outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "print as `FORMAT`: text, json"}
+
+var groupFlag = &cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "only this `GROUP` of VIPs; default all"}
+
+func clusterCommands() []*cli.Command {
+	return []*cli.Command{
+		{
+			Name: "status", Usage: "show who is active, since when and why, and how the cluster is",
+			UsageText: "drover status [-o text|json] [--director ADDRESS]",
+			Flags:     []cli.Flag{directorFlag, outputFlag},
+			Action:    ask(0, 0, statusAction),
+		},
+		{
+			Name: "members", Usage: "list the nodes of the cluster",
+			UsageText: "drover members [-o text|json] [--director ADDRESS]",
+			Flags:     []cli.Flag{directorFlag, outputFlag},
+			Action:    ask(0, 0, membersAction),
+		},
+		{
+			Name: "promote", Usage: "make a director the active one",
+			UsageText: "drover promote NODE [--group GROUP] [--director ADDRESS]",
+			Description: "The active director gives the VIPs up and the named one takes them: clients see no failed\n" +
+				"connection. It is refused if the named one cannot take them.",
+			Flags: []cli.Flag{directorFlag, groupFlag},
+			Action: ask(1, 1, func(ctx context.Context, c *cli.Context, d *api.Client) error {
+				return handover(ctx, c, d, api.Handover{Group: c.String("group"), To: c.Args().First(), Why: "drover promote, by " + whoami()})
+			}),
+		},
+		{
+			Name: "stepdown", Usage: "make the active director give its VIPs to another one",
+			UsageText: "drover stepdown [--group GROUP] [--director ADDRESS]",
+			Flags:     []cli.Flag{directorFlag, groupFlag},
+			Action: ask(0, 0, func(ctx context.Context, c *cli.Context, d *api.Client) error {
+				return handover(ctx, c, d, api.Handover{Group: c.String("group"), Why: "drover stepdown, by " + whoami()})
+			}),
+		},
+		{
+			Name: "maintenance", Usage: "take a director out of the election, or put it back",
+			UsageText: "drover maintenance on|off [--director ADDRESS]",
+			Description: "A director in maintenance gives up what it has and is not active again before maintenance is\n" +
+				"switched off or the director is restarted. It goes on voting.",
+			Flags: []cli.Flag{directorFlag},
+			Action: ask(1, 1, func(ctx context.Context, c *cli.Context, d *api.Client) error {
+				on := c.Args().First() == "on"
+				if !on && c.Args().First() != "off" {
+					return cli.Exit(fmt.Sprintf("maintenance: %q is neither on nor off", c.Args().First()), 2)
+				}
+				return d.Do(ctx, "POST", "/v1/maintenance", api.Maintenance{On: on}, nil)
+			}),
+		},
+		{
+			Name: "apply", Usage: "make a file the specification of all directors",
+			UsageText: "drover apply -f FILE [--if-version VERSION] [--dry-run] [-m TEXT] [--director ADDRESS]",
+			Description: "The file has the keys vips and services. It is checked here and by the active director, which\n" +
+				"answers when every director that can be reached has it on disk, and prints on which.\n\n" +
+				"Exit status 4: --if-version names another version than the one in force.",
+			Flags: []cli.Flag{directorFlag,
+				&cli.PathFlag{Name: "file", Aliases: []string{"f"}, Required: true, Usage: "read `FILE`; - is the standard input"},
+				&cli.StringFlag{Name: "if-version", Usage: "only if `VERSION` is in force"},
+				&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "say in the history what this is for"},
+				&cli.BoolFlag{Name: "dry-run", Usage: "print what would change in the active director's table, and change nothing"},
+			},
+			Action: ask(0, 0, applyAction),
+		},
+		{
+			Name: "history", Usage: "list the changes of the specification, the newest first",
+			UsageText:   "drover history [VERSION] [-o text|json] [--director ADDRESS]",
+			Description: "With a version, prints that specification.",
+			Flags:       []cli.Flag{directorFlag, outputFlag},
+			Action:      ask(0, 1, historyAction),
+		},
+		{
+			Name: "rollback", Usage: "bring back an earlier specification, as a new change",
+			UsageText: "drover rollback VERSION [--if-version VERSION] [--director ADDRESS]",
+			Flags:     []cli.Flag{directorFlag, &cli.StringFlag{Name: "if-version", Usage: "only if `VERSION` is in force"}},
+			Action: ask(1, 1, func(ctx context.Context, c *cli.Context, d *api.Client) error {
+				var out api.Changed
+				in := api.Change{Who: whoami(), IfVersion: c.String("if-version")}
+				if err := d.Do(ctx, "POST", "/v1/history/"+url.PathEscape(c.Args().First())+"/rollback", in, &out); err != nil {
+					return err
+				}
+				return printChanged(c.App.Writer, &out)
+			}),
+		},
+		{
+			Name: "events", Usage: "list what happened in the cluster, as this director saw it",
+			UsageText: "drover events [--watch] [-o text|json] [--director ADDRESS]",
+			Flags:     []cli.Flag{directorFlag, outputFlag, &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on until interrupted"}},
+			Action:    ask(0, 0, eventsAction),
+		},
+		keysCommand(),
+	}
+}
+
+// ask makes an action out of one that speaks with a director, for a command of so many arguments.
+func ask(least, most int, f func(context.Context, *cli.Context, *api.Client) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		switch n := c.NArg(); {
+		case n > most:
+			return cli.Exit(fmt.Sprintf("%s: unexpected argument %q (usage: %s)", c.Command.Name, c.Args().Get(most), c.Command.UsageText), 2)
+		case n < least:
+			return cli.Exit(fmt.Sprintf("%s: an argument is missing (usage: %s)", c.Command.Name, c.Command.UsageText), 2)
+		}
+		if o := c.String("output"); o != "" && o != "text" && o != "json" {
+			return cli.Exit(fmt.Sprintf("%s: output %q is not one of: text, json", c.Command.Name, o), 2)
+		}
+		d, err := api.NewClient(c.String("director"))
+		if err != nil {
+			return cli.Exit(err, 2)
+		}
+		ctx, cancel := contextWithTimeout(c, clusterTimeout)
+		defer cancel()
+		err = f(ctx, c, d)
+		var none *api.ErrNoDirector
+		var refused *api.Error
+		switch {
+		case errors.As(err, &none):
+			return cli.Exit(err.Error()+" (is drover-director running? --director names another one)", exitNoDirector)
+		case errors.As(err, &refused) && refused.Conflict():
+			return cli.Exit(err, exitConflict)
+		}
+		return err
+	}
+}
+
+// whoami names the person at the keyboard, for the history.
+func whoami() string {
+	name := os.Getenv("SUDO_USER")
+	if u, err := user.Current(); name == "" && err == nil {
+		name = u.Username
+	}
+	host, _ := os.Hostname()
+	return name + "@" + host
+}
+
+func handover(ctx context.Context, c *cli.Context, d *api.Client, h api.Handover) error {
+	var out api.Cluster
+	if err := d.Do(ctx, "POST", "/v1/handover", h, &out); err != nil {
+		return err
+	}
+	for _, g := range out.Groups {
+		if h.Group == "" || g.Name == h.Group {
+			active := g.Active
+			if active == "" {
+				active = "nobody"
+			}
+			fmt.Fprintf(c.App.Writer, "%s: %s is active\n", g.Name, active)
+		}
+	}
+	return nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func statusAction(ctx context.Context, c *cli.Context, d *api.Client) error {
+	var st api.Cluster
+	if err := d.Do(ctx, "GET", "/v1/cluster", nil, &st); err != nil {
+		return err
+	}
+	if c.String("output") == "json" {
+		return printJSON(c.App.Writer, &st)
+	}
+	return printStatus(c.App.Writer, &st, time.Now())
+}
+
+// ago is a time span for people.
+func ago(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Hour:
+		return d.Round(time.Second).String()
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd%02dh", int(d.Hours())/24, int(d.Hours())%24)
+}
+
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(time.Millisecond).String()
+}
+
+func or(s, instead string) string {
+	if s == "" {
+		return instead
+	}
+	return s
+}
+
+// printStatus prints one screen.
+func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
+	alive, voting := 0, 0
+	for _, m := range st.Members {
+		if m.State == "alive" {
+			alive++
+			if m.Voter {
+				voting++
+			}
+		}
+	}
+	voters := 0
+	for _, m := range st.Members {
+		if m.Voter {
+			voters++
+		}
+	}
+	fmt.Fprintf(w, "cluster %s, seen from %s: %d of %d nodes alive, %d of %d voters; mode %s, lease %s\n",
+		st.Label, st.Node, alive, len(st.Members), voting, voters, st.Mode, seconds(st.Lease))
+	source := st.Spec.Source
+	if st.Spec.Version != "" {
+		source += " version " + st.Spec.Version
+		if st.Spec.Acked != "" && st.Spec.Acked != st.Spec.Version {
+			source += " (acknowledged: " + st.Spec.Acked + ")"
+		}
+	}
+	fmt.Fprintf(w, "spec %s, %.12s\n", source, st.Spec.Hash)
+	fmt.Fprintf(w, "lease enforced by %s\n", st.Fence)
+	if st.Maintenance {
+		fmt.Fprintf(w, "%s is in maintenance: it will not be active\n", st.Node)
+	}
+	for _, text := range st.Warnings {
+		fmt.Fprintf(w, "WARNING: %s\n", text)
+	}
+
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "\nGROUP\tACTIVE\t%s IS\tSINCE\tEPOCH\tMARGIN\tWHY\n", strings.ToUpper(st.Node))
+	for _, g := range st.Groups {
+		margin := "-"
+		if g.Margin > 0 {
+			margin = seconds(g.Margin)
+		}
+		why := g.Why
+		if !g.Eligible {
+			why = "not eligible: " + g.Reason
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, or(g.Active, "nobody"), g.Role, ago(now.Sub(g.Since)), g.Epoch, margin, why)
+	}
+	fmt.Fprintf(t, "\nVOTER\tGROUP\tVOTES FOR\tLEFT\tREMARK\n")
+	for _, g := range st.Groups {
+		for _, v := range g.Votes {
+			left := "-"
+			if v.Left > 0 {
+				left = seconds(v.Left)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Voter, g.Name, or(v.For, "-"), left, v.Reason)
+		}
+	}
+	fmt.Fprintf(t, "\nDIRECTOR\tSTATE\tSINCE\tACTIVE FOR\tSPEC\tSYNC\tCONNECTIONS\tVERSION\n")
+	for _, m := range st.Members {
+		if m.Role != "director" {
+			continue
+		}
+		spec, sync, conns := "-", "-", "-"
+		if m.Spec != nil {
+			spec = fmt.Sprintf("%.12s", m.Spec.Hash)
+			if m.Spec.Version != "" {
+				spec = m.Spec.Version
+			}
+		}
+		if m.Sync != nil {
+			if sync = or(strings.Join(m.Sync.Roles, "+"), "off"); m.Sync.Error != "" {
+				sync += ": " + m.Sync.Error
+			}
+		}
+		if m.Conns != nil {
+			conns = fmt.Sprintf("%d active, %d inactive", m.Conns.Active, m.Conns.Inactive)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), or(strings.Join(m.Active, ", "), "-"), spec, sync, conns, m.Version)
+	}
+	if slices.ContainsFunc(st.Members, func(m api.Member) bool { return m.Role != "director" }) {
+		fmt.Fprintf(t, "\nSERVER\tSTATE\tSINCE\tPOOL\tWEIGHT\tREADY\tOUT BECAUSE\n")
+		for _, m := range st.Members {
+			if m.Role == "director" {
+				continue
+			}
+			pool, weight, ready, out := "-", "-", "-", ""
+			switch a := m.Agent; {
+			case a == nil && m.Role == "witness":
+				pool = "(witness)"
+			case a != nil:
+				n := 0
+				for _, v := range a.VIPs {
+					if v.Ready {
+						n++
+					} else if out == "" {
+						out = fmt.Sprintf("%s %s: %s", v.Address, v.Phase, v.Reason)
+					}
+				}
+				pool, weight, ready = or(a.Pool, "(static)"), fmt.Sprint(a.Weight), fmt.Sprintf("%d of %d VIPs", n, len(a.VIPs))
+				if a.Draining {
+					out = "draining"
+				}
+			}
+			if m.State != "alive" {
+				out = m.State
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), pool, weight, ready, or(out, "-"))
+		}
+	}
+	return t.Flush()
+}
+
+func membersAction(ctx context.Context, c *cli.Context, d *api.Client) error {
+	var st api.Cluster
+	if err := d.Do(ctx, "GET", "/v1/cluster", nil, &st); err != nil {
+		return err
+	}
+	if c.String("output") == "json" {
+		return printJSON(c.App.Writer, st.Members)
+	}
+	t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "NAME\tROLE\tADDRESS\tSTATE\tSINCE\tVOTER\tVERSION\n")
+	for _, m := range st.Members {
+		voter := "no"
+		if m.Voter {
+			voter = "yes"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Address, m.State, ago(time.Since(m.Since)), voter, or(m.Version, "-"))
+	}
+	return t.Flush()
+}
+
+func applyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
+	var content []byte
+	var err error
+	path := c.Path("file")
+	if path == "-" {
+		path = "standard input"
+		content, err = io.ReadAll(io.LimitReader(os.Stdin, api.MaxBody))
+	} else {
+		content, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return cli.Exit(err, 2)
+	}
+	s, err := spec.ParseSpec(path, content)
+	if err != nil {
+		fmt.Fprintln(c.App.ErrWriter, err)
+		return cli.Exit("", 2)
+	}
+	for _, w := range s.Warnings {
+		fmt.Fprintf(c.App.ErrWriter, "%s (warning)\n", w)
+	}
+	var out api.Changed
+	in := api.Change{Content: string(content), Who: whoami(), What: c.String("message"), IfVersion: c.String("if-version"), DryRun: c.Bool("dry-run")}
+	if err := d.Do(ctx, "PUT", "/v1/spec", in, &out); err != nil {
+		return err
+	}
+	return printChanged(c.App.Writer, &out)
+}
+
+func printChanged(w io.Writer, out *api.Changed) error {
+	if out.Plan != nil {
+		var text string
+		if err := json.Unmarshal(out.Plan, &text); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, text)
+		return err
+	}
+	if out.Unchanged {
+		fmt.Fprintf(w, "unchanged: this is version %s already\n", out.Version)
+		return nil
+	}
+	fmt.Fprintf(w, "version %s is on %d of %d directors: %s\n", out.Version, len(out.Stored), len(out.Stored)+len(out.Missing), strings.Join(out.Stored, ", "))
+	for node, why := range out.Missing {
+		fmt.Fprintf(w, "  %s will get it when it is back: %s\n", node, why)
+	}
+	return nil
+}
+
+func historyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
+	if v := c.Args().First(); v != "" {
+		var e api.Entry
+		if err := d.Do(ctx, "GET", "/v1/history/"+url.PathEscape(v), nil, &e); err != nil {
+			return err
+		}
+		if c.String("output") == "json" {
+			return printJSON(c.App.Writer, &e)
+		}
+		_, err := io.WriteString(c.App.Writer, e.Content)
+		return err
+	}
+	var list []api.Entry
+	if err := d.Do(ctx, "GET", "/v1/history", nil, &list); err != nil {
+		return err
+	}
+	if c.String("output") == "json" {
+		return printJSON(c.App.Writer, list)
+	}
+	t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "VERSION\tWHEN\tWHO\tBY\tWHAT\n")
+	for _, e := range list {
+		what := e.What
+		if !e.Acked {
+			what += " (not acknowledged yet)"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", e.Version, e.When.Format(time.DateTime), or(e.Who, "-"), e.Node, or(strings.TrimSpace(what), "-"))
+	}
+	return t.Flush()
+}
+
+func eventsAction(ctx context.Context, c *cli.Context, d *api.Client) error {
+	last := uint64(0)
+	for {
+		var list []api.Event
+		// The director answers when there is something new, or with nothing after a while.
+		path := fmt.Sprintf("/v1/events?after=%d", last)
+		if last > 0 {
+			path += "&wait=10s"
+		}
+		if err := d.Do(ctx, "GET", path, nil, &list); err != nil {
+			if c.Context.Err() != nil {
+				return nil // interrupted
+			}
+			return err
+		}
+		for _, e := range list {
+			last = e.Seq
+			if c.String("output") == "json" {
+				if err := json.NewEncoder(c.App.Writer).Encode(e); err != nil {
+					return err
+				}
+				continue
+			}
+			fmt.Fprintf(c.App.Writer, "%s  %-12s  %s\n", e.When.Format(time.DateTime+".000"), e.Kind, e.Text)
+		}
+		if !c.Bool("watch") {
+			return nil
+		}
+		last = max(last, 1)
+		var cancel context.CancelFunc
+		ctx, cancel = contextWithTimeout(c, clusterTimeout)
+		defer cancel()
+	}
+}

@@ -1,0 +1,180 @@
+package api
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+)
+
+// Cluster is what a director knows of its cluster. Times without a date are in seconds.
+type Cluster struct {
+	Node        string    `json:"node"` // who says this
+	Label       string    `json:"label"`
+	Mode        string    `json:"mode"` // lease or priority
+	Lease       float64   `json:"lease_seconds"`
+	Fingerprint string    `json:"fingerprint"` // of voters, mode and lease
+	Started     time.Time `json:"started"`
+	Maintenance bool      `json:"maintenance"`
+	Fence       string    `json:"fence"` // how the kernel enforces the lease, or why it does not
+	Spec        Spec      `json:"spec"`
+	Groups      []Group   `json:"groups"`
+	Members     []Member  `json:"members"`
+	Sync        Sync      `json:"sync"`
+	Warnings    []string  `json:"warnings,omitempty"` // what an operator should know
+}
+
+// Spec says which specification is in force.
+type Spec struct {
+	Source  string `json:"source"`  // a file's path, or "replicated"
+	Version string `json:"version"` // EPOCH.INDEX if replicated
+	Acked   string `json:"acknowledged,omitempty"`
+	Hash    string `json:"hash"` // SHA-256 of its values
+}
+
+// Group is a group of VIPs with the one director that may have it.
+type Group struct {
+	Name     string    `json:"name"`
+	VIPs     []string  `json:"vips"`
+	Role     string    `json:"role"`             // of the node that says this
+	Active   string    `json:"active,omitempty"` // the director that has it, as far as known
+	Since    time.Time `json:"since"`            // of Role
+	Epoch    uint64    `json:"epoch"`
+	Margin   float64   `json:"margin_seconds"` // until the lease ends unless renewed
+	Why      string    `json:"why"`
+	Eligible bool      `json:"eligible"`
+	Reason   string    `json:"ineligible_because,omitempty"`
+	Votes    []Vote    `json:"votes"`
+}
+
+// Vote is what one voter says about a group.
+type Vote struct {
+	Voter  string  `json:"voter"`
+	For    string  `json:"for,omitempty"`
+	Left   float64 `json:"left_seconds,omitempty"` // of its grant, counted with caution
+	Reason string  `json:"reason,omitempty"`       // why it does not vote for the node that says this
+}
+
+// Member is a node of the cluster.
+type Member struct {
+	Name    string      `json:"name"`
+	Role    string      `json:"role"` // director, realserver or witness
+	Address string      `json:"address"`
+	State   string      `json:"state"` // alive, left or failed
+	Since   time.Time   `json:"since"`
+	Version string      `json:"version"`
+	Voter   bool        `json:"voter"`
+	Active  []string    `json:"active,omitempty"` // groups
+	Spec    *Spec       `json:"spec,omitempty"`
+	Agent   *Agent      `json:"agent,omitempty"`
+	Conns   *Conns      `json:"connections,omitempty"`
+	Sync    *SyncReport `json:"sync,omitempty"`
+}
+
+// Agent is what a real server announces. It travels as a replicated record.
+type Agent struct {
+	Pool     string       `json:"pool,omitempty"`
+	Address  netip.Addr   `json:"address"`
+	Weight   uint32       `json:"weight"`
+	Draining bool         `json:"draining,omitempty"`
+	VIPs     []AgentVIP   `json:"vips"`
+	Foreign  []netip.Addr `json:"foreign,omitempty"`
+}
+
+// AgentVIP is the state of a VIP on a real server.
+type AgentVIP struct {
+	Address netip.Addr `json:"address"`
+	Phase   string     `json:"phase"`
+	Ready   bool       `json:"ready"` // bound, and not answering for it
+	Reason  string     `json:"reason,omitempty"`
+}
+
+// Director is what a director announces. It travels as a replicated record.
+type Director struct {
+	Spec   Spec                    `json:"spec"`
+	Active []string                `json:"active,omitempty"`
+	Pools  map[string][]netip.Addr `json:"pools,omitempty"`
+	Conns  *Conns                  `json:"connections,omitempty"`
+	Sync   *SyncReport             `json:"sync,omitempty"`
+	MACs   []string                `json:"macs,omitempty"`
+}
+
+// Conns counts the connections in a director's kernel.
+type Conns struct {
+	Active   uint64 `json:"active"`
+	Inactive uint64 `json:"inactive"`
+}
+
+// Sync is the connection synchronisation of the node that says this.
+type Sync = SyncReport
+
+// SyncReport says which daemons of the kernel's connection synchronisation run.
+type SyncReport struct {
+	Enabled bool     `json:"enabled"`
+	Roles   []string `json:"roles,omitempty"` // master, backup
+	Detail  string   `json:"detail,omitempty"`
+	Error   string   `json:"error,omitempty"`
+}
+
+// Handover asks for another active director.
+type Handover struct {
+	Group string `json:"group,omitempty"` // "": every group
+	To    string `json:"to,omitempty"`    // "": whoever comes first
+	Why   string `json:"why,omitempty"`
+}
+
+// Maintenance takes a director out of the election, or puts it back.
+type Maintenance struct {
+	On bool `json:"on"`
+}
+
+// Change is a new specification for all directors.
+type Change struct {
+	Content   string `json:"content"`
+	Who       string `json:"who,omitempty"`
+	What      string `json:"what,omitempty"`
+	IfVersion string `json:"if_version,omitempty"` // only if this is the version in force
+	DryRun    bool   `json:"dry_run,omitempty"`
+}
+
+// Changed answers a Change.
+type Changed struct {
+	Version   string            `json:"version"`
+	Unchanged bool              `json:"unchanged,omitempty"`
+	Stored    []string          `json:"stored"` // the directors that have it on disk
+	Missing   map[string]string `json:"missing,omitempty"`
+	Plan      json.RawMessage   `json:"plan,omitempty"`
+	Warnings  []string          `json:"warnings,omitempty"`
+}
+
+// Entry is a past change.
+type Entry struct {
+	Version string    `json:"version"`
+	When    time.Time `json:"when"`
+	Who     string    `json:"who"`
+	What    string    `json:"what"`
+	Node    string    `json:"node"`
+	Hash    string    `json:"hash"`
+	Acked   bool      `json:"acknowledged"`
+	Content string    `json:"content,omitempty"`
+}
+
+// Event is something that happened.
+type Event struct {
+	Seq  uint64    `json:"seq"`
+	When time.Time `json:"when"`
+	Kind string    `json:"kind"`
+	Text string    `json:"text"`
+}
+
+// Key is an operation on the keys of the cluster: list, add, use or remove.
+type Key struct {
+	Op  string `json:"op"`
+	Key string `json:"key,omitempty"` // base64; for remove also the fingerprint that list shows
+}
+
+// KeyAnswer is what one node says to a Key.
+type KeyAnswer struct {
+	Node  string   `json:"node"`
+	Keys  []string `json:"keys,omitempty"` // fingerprints, the primary first
+	Error string   `json:"error,omitempty"`
+}
