@@ -40,7 +40,7 @@ const (
 type vote struct {
 	state    voteState
 	until    time.Duration // granted: counted from the sending of the request, less the drift
-	floor    uint64        // answers to an Ask with a smaller Seq do not count any more
+	floor    uint64        // answers to an Ask with a smaller Seq do not count
 	sent     time.Duration // of the newest answered request
 	acked    Version       // granted: what the voter knew of
 	reason   Reason        // refused
@@ -284,7 +284,7 @@ func (c *Core) sendRequest(g, v int) {
 	if r.phase == active {
 		e.Flags |= FlagActive
 	}
-	if w.until > c.now {
+	if w.until > c.now || c.broken.claimHeld {
 		e.Flags |= FlagHeld
 	}
 	if r.force {
@@ -430,13 +430,11 @@ func (c *Core) handleAnswer(from string, m *Message) {
 		return
 	}
 	l := &c.links[v]
-	renew := false
 	if m.Seq > l.answered {
 		l.answered, l.heard, l.ever = m.Seq, c.now, true
 		if l.inc != m.Inc {
 			l.inc, l.noted = m.Inc, 0
 		}
-		renew = l.session != m.Session
 		l.session = m.Session
 		if c.acked.Less(m.Acked) {
 			c.acked = m.Acked
@@ -448,14 +446,15 @@ func (c *Core) handleAnswer(from string, m *Message) {
 			continue
 		}
 		c.known[g] = max(c.known[g], e.Epoch)
-		if e.Reason == NewSession {
-			if renew || m.Seq == l.answered && m.Session == l.session {
-				c.askAgain(g, v, m.Seq)
-			}
-			continue
-		}
 		w := &c.runs[g].votes[v]
-		if m.Seq < w.floor {
+		if m.Seq < w.floor && !c.broken.replay {
+			continue // a duplicate, overtaken, or to a request of before a release
+		}
+		w.floor = max(w.floor, m.Seq+1)
+		if e.Reason == NewSession {
+			if m.Seq == l.answered {
+				c.askAgain(g, v)
+			}
 			continue
 		}
 		c.takeAnswer(g, v, m, e)
@@ -463,12 +462,9 @@ func (c *Core) handleAnswer(from string, m *Message) {
 }
 
 // askAgain repeats what a voter did not understand because it did not know the session.
-func (c *Core) askAgain(g, v int, seq uint64) {
+func (c *Core) askAgain(g, v int) {
 	r := &c.runs[g]
 	w := &r.votes[v]
-	if seq < w.floor {
-		return
-	}
 	switch {
 	case w.releasing: // that life of the voter, or ours there, is over
 		w.releasing = false
@@ -509,7 +505,7 @@ func (c *Core) takeAnswer(g, v int, m *Message, e Entry) {
 		}
 		c.count(g)
 	case Free:
-		if r.phase == waiting && w.sent <= m.Sent {
+		if r.phase == waiting {
 			w.sent = m.Sent
 			w.state, w.reason, w.name = free, NoReason, ""
 			c.consider(g)
@@ -517,9 +513,6 @@ func (c *Core) takeAnswer(g, v int, m *Message, e Entry) {
 	case Released:
 		w.releasing = false
 	case Refused:
-		if w.sent > m.Sent || w.state == granted && w.until > m.Sent+c.counted() {
-			return
-		}
 		w.sent = m.Sent
 		w.state, w.until, w.reason, w.name, w.priority, w.epoch = refused, 0, e.Reason, e.Name, e.Priority, e.Epoch
 		w.left = c.now + e.Left

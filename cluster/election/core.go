@@ -83,7 +83,7 @@ const Forever = time.Duration(math.MaxInt64)
 
 // broken switches single rules off, so that the simulator can show that it notices.
 type broken struct {
-	countFromReceipt, noSilence, noDrift, replay, anyRelease, halfQuorum, inherit, ignoreVersion bool
+	countFromReceipt, noSilence, noDrift, replay, anyRelease, halfQuorum, inherit, ignoreVersion, claimHeld bool
 }
 
 // Core is the election of one node.
@@ -350,10 +350,14 @@ func (c *Core) mismatch(from string, m *Message) {
 		a.To, a.Seq, a.Sent = m.Inc, m.Seq, m.Sent
 		c.out.Send = append(c.out.Send, Envelope{from, a})
 	}
-	if v, ok := slices.BinarySearch(c.voters, from); ok && m.Class == Answer && m.To == c.cfg.Incarnation {
-		for g := range c.runs {
-			w := &c.runs[g].votes[v]
-			w.state, w.reason, w.name = refused, OtherConfig, ""
+	v, ok := slices.BinarySearch(c.voters, from)
+	if !ok || m.Class != Answer || m.To != c.cfg.Incarnation || m.Seq <= c.links[v].answered || m.Seq > c.seq {
+		return
+	}
+	c.links[v].answered = m.Seq
+	for g := range c.runs {
+		if w := &c.runs[g].votes[v]; w.state != granted { // a grant that still runs was honest
+			w.state, w.reason, w.name, w.left = refused, OtherConfig, "", 0
 		}
 	}
 }

@@ -39,7 +39,7 @@ func newNet(t *testing.T, cfgs ...Config) *net {
 		if cfg.Groups == nil {
 			cfg.Groups = []string{"g"}
 		}
-		cfg.Incarnation, cfg.Seed = uint64(i+1), uint64(i)
+		cfg.Incarnation, cfg.Seed = uint64(i+1), cfg.Seed+uint64(i)
 		if cfg.PreemptDelay == 0 {
 			cfg.PreemptDelay = -1
 		}
@@ -185,5 +185,70 @@ func TestHandsOver(t *testing.T) {
 	n.want("g", "d2")
 	if got := n.core("d1").Status(n.now, "g").Waiting; got != "not eligible: maintenance" {
 		t.Errorf("status says %q", got)
+	}
+}
+
+// distribution returns the least, the median, the 95th of a hundred and the largest.
+func distribution(ds []time.Duration) string {
+	slices.Sort(ds)
+	n := len(ds)
+	return fmt.Sprintf("%d times: %v .. median %v .. p95 %v .. %v", n, ds[0], ds[n/2], ds[n*95/100], ds[n-1])
+}
+
+// until runs until somebody is active and returns how long that took.
+func (n *net) until(group string, limit time.Duration) time.Duration {
+	n.t.Helper()
+	start := n.now
+	for n.active(group) == "" {
+		if n.now-start > limit {
+			n.t.Fatalf("nobody is active %v after %v\n%s", n.now-start, start, strings.Join(n.log, "\n"))
+		}
+		n.run(n.now + ms/4)
+	}
+	return n.now - start
+}
+
+// Without other faults, clocks equal: after a crash of the active one a director is active within the lease, plus what
+// a campaign takes; a planned handover takes a few message delays.
+func TestHowLongTakeoverTakes(t *testing.T) {
+	const lease, delay = 400 * ms, ms / 2
+	for _, five := range []bool{false, true} {
+		var crash, planned []time.Duration
+		for i := range 200 {
+			cfgs := three()
+			if five {
+				v := []string{"d1", "d2", "d3", "w1", "w2"}
+				cfgs = nil
+				for _, name := range v {
+					cfgs = append(cfgs, Config{Self: name, Candidate: name[0] == 'd', Voters: v, Candidates: v[:3]})
+				}
+			}
+			for j := range cfgs {
+				cfgs[j].Seed = uint64(i)
+			}
+			n := newNet(t, cfgs...)
+			n.delay = delay
+			n.run(2 * time.Second)
+			first := n.active("g")
+			n.run(n.now + time.Duration(i)*lease/200)
+			n.down[first] = true
+			crash = append(crash, n.until("g", 2*lease))
+			n.run(n.now + time.Second)
+			second := n.active("g")
+			n.down[first] = false
+			n.run(n.now + time.Second + time.Duration(i)*lease/200)
+			n.want("g", second)
+			n.do(n.core(second), n.core(second).StepDown(n.now, "g", first))
+			planned = append(planned, n.until("g", lease))
+			n.want("g", first)
+		}
+		t.Logf("five voters %v, lease %v, delay %v: crash %s", five, lease, delay, distribution(crash))
+		t.Logf("planned %s", distribution(planned))
+		if most := crash[len(crash)-1]; most > lease+lease/8 {
+			t.Errorf("a crash took %v", most)
+		}
+		if most := planned[len(planned)-1]; most > 6*delay {
+			t.Errorf("a handover took %v", most)
+		}
 	}
 }

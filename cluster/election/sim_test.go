@@ -43,6 +43,7 @@ type sim struct {
 	names   []string
 	lease   time.Duration
 	cut     [][]bool
+	lag     []time.Duration // of all that is sent to a node
 	loss    float64
 	slow    float64 // share of messages with long delays
 	quiet   bool    // no faults any more
@@ -70,12 +71,12 @@ type simNode struct {
 	down     bool
 	paused   bool
 	waiting  []*flight
-	timer    time.Duration // real time of the earliest timer event in the queue
-	holds    []hold        // by group
-	until    []time.Duration
-	stored   Version // on disk
-	acked    Version // on disk
-	odd      bool    // has another configuration
+	timer    time.Duration   // real time of the earliest timer event in the queue
+	holds    []hold          // by group
+	ghost    []time.Duration // by group: how long the address of a former life may be there
+	stored   Version         // on disk
+	acked    Version         // on disk
+	odd      bool            // has another configuration
 }
 
 type hold struct {
@@ -86,6 +87,8 @@ type hold struct {
 
 type flight struct {
 	from, to int
+	life     int  // of the receiver when it was sent
+	got      bool // has been delivered once
 	m        Message
 }
 
@@ -225,12 +228,13 @@ func newSim(seed uint64, br broken) *sim {
 		}
 		n.offset = s.between(0, time.Hour)
 		n.holds = make([]hold, len(s.groups))
-		n.until = make([]time.Duration, len(s.groups))
+		n.ghost = make([]time.Duration, len(s.groups))
 		s.nodes = append(s.nodes, n)
 		s.names = append(s.names, n.name)
 		if n.voter {
 			s.voters = append(s.voters, n.name)
 		}
+		s.lag = append(s.lag, 0)
 		s.cut = append(s.cut, make([]bool, directors+witnesses))
 	}
 	s.mood()
@@ -247,8 +251,11 @@ func (s *sim) mood() {
 	if s.r.IntN(2) == 0 {
 		s.loss = 0.4 * s.r.Float64() * s.r.Float64()
 	}
-	if s.r.IntN(2) == 0 {
+	switch s.r.IntN(4) {
+	case 0:
 		s.slow = 0.3 * s.r.Float64() * s.r.Float64()
+	case 1:
+		s.slow = 0.7 * s.r.Float64()
 	}
 }
 
@@ -318,8 +325,7 @@ func (s *sim) act(n *simNode, out Output) {
 			}
 			h.gen++
 			h.on = true
-			h.until = max(h.until, n.real(r.Until))
-			n.until[g] = r.Until
+			h.until = n.real(r.Until)
 		case Yielding:
 			h.gen++
 			late := s.between(0, s.lease/10)
@@ -336,7 +342,6 @@ func (s *sim) act(n *simNode, out Output) {
 		g := slices.Index(s.groups, x.Group)
 		if h := &n.holds[g]; h.on {
 			h.until = max(h.until, n.real(x.Until))
-			n.until[g] = x.Until
 		}
 	}
 	for i := range out.Send {
@@ -345,7 +350,7 @@ func (s *sim) act(n *simNode, out Output) {
 		if to < 0 {
 			continue // the name of a node that does not exist, of an odd configuration
 		}
-		fl := &flight{from: n.i, to: to, m: e.Message}
+		fl := &flight{from: n.i, to: to, life: s.nodes[to].life, m: e.Message}
 		if s.steps%64 == 0 {
 			if _, err := e.Message.MarshalBinary(); err != nil {
 				s.violated(err.Error())
@@ -366,16 +371,54 @@ func (s *sim) act(n *simNode, out Output) {
 	}
 }
 
+// deliver hands a packet over. One that was delivered before, or was sent to a former life, must change nothing.
+func (s *sim) deliver(n *simNode, fl *flight) {
+	s.note(n.i, "gets", fl, "")
+	if !fl.got && fl.life == n.life {
+		fl.got = true
+		s.act(n, n.core.Receive(n.local(s.now), s.names[fl.from], fl.m))
+		return
+	}
+	s.act(n, n.core.Tick(n.local(s.now)))
+	if s.broken != (broken{}) && !s.broken.replay {
+		s.act(n, n.core.Receive(n.local(s.now), s.names[fl.from], fl.m))
+		return
+	}
+	had := n.core.memory(nil)
+	s.act(n, n.core.Receive(n.local(s.now), s.names[fl.from], fl.m))
+	if has := n.core.memory(nil); !slices.Equal(had, has) {
+		s.violated(fmt.Sprintf("an old packet changed %s: %v, before %v", n.name, has, had))
+	}
+}
+
+// memory is all that decides about who may be active.
+func (c *Core) memory(m []uint64) []uint64 {
+	for g := range c.groups {
+		t, r := &c.grants[g], &c.runs[g]
+		if t.held {
+			m = append(m, uint64(t.holder), t.inc, t.epoch, uint64(t.until))
+		}
+		m = append(m, uint64(t.successor), c.seen[g], uint64(r.phase), r.epoch, uint64(r.deadline))
+		for i := range r.votes {
+			m = append(m, uint64(r.votes[i].state), uint64(r.votes[i].until))
+		}
+	}
+	for i := range c.peers {
+		m = append(m, c.peers[i].inc, c.peers[i].session)
+	}
+	return m
+}
+
 func (s *sim) send(fl *flight) {
 	if s.loss > 0 && s.r.Float64() < s.loss {
 		s.stats.lost++
 		return
 	}
-	delay := s.between(50*time.Microsecond, time.Millisecond)
+	delay := s.lag[fl.to] + s.between(50*time.Microsecond, time.Millisecond)
 	if s.slow > 0 && s.r.Float64() < s.slow {
 		s.stats.late++
-		delay = s.between(0, s.lease/4)
-		if s.r.IntN(4) == 0 {
+		delay = s.lag[fl.to] + s.between(0, s.lease/4)
+		if s.r.IntN(3) == 0 {
 			delay = s.between(0, 2*s.lease)
 		}
 	}
@@ -421,8 +464,7 @@ func (s *sim) step() {
 			}
 			break
 		}
-		s.note(n.i, "gets", e.fl, "")
-		s.act(n, n.core.Receive(n.local(s.now), s.names[e.fl.from], e.fl.m))
+		s.deliver(n, e.fl)
 	case "tick":
 		n := s.nodes[e.node]
 		if n.timer == e.at {
@@ -453,7 +495,7 @@ func (s *sim) step() {
 	for g := range s.groups {
 		holder := -1
 		for i, n := range s.nodes {
-			if n.holds[g].on && n.holds[g].until > s.now {
+			if n.has(g, s.now) {
 				if holder >= 0 {
 					s.violated(fmt.Sprintf("%s is held by %s and %s", s.groups[g], s.names[holder], n.name))
 				}
@@ -481,20 +523,28 @@ func (s *sim) breakSomething() {
 	n := s.nodes[s.r.IntN(len(s.nodes))]
 	if s.r.IntN(3) == 0 { // more happens to those that are active
 		for _, o := range s.nodes {
-			if o.holds[0].on && o.holds[0].until > s.now {
+			if o.has(0, s.now) {
 				n = o
 			}
 		}
 	}
 	g := s.r.IntN(len(s.groups))
-	switch s.r.IntN(16) {
+	switch s.r.IntN(18) {
 	case 0, 1:
 		s.pause(n, s.between(0, 2*s.lease))
 	case 2, 3:
+		if s.r.IntN(2) == 0 {
+			for _, o := range s.nodes {
+				if o.has(g, s.now) {
+					n = o
+				}
+			}
+		}
 		if !n.down {
 			s.crash(n)
 			life := n.life
-			s.after(s.between(0, 2*s.lease)*time.Duration(s.r.IntN(2)), func() {
+			pause := []time.Duration{0, s.between(0, s.lease/4), s.between(0, 2*s.lease)}[s.r.IntN(3)]
+			s.after(pause, func() {
 				if n.life == life {
 					n.odd = s.r.IntN(12) == 0 && !s.quiet
 					s.start(n)
@@ -514,6 +564,17 @@ func (s *sim) breakSomething() {
 		s.note(n.i, "cut", nil, fmt.Sprint(side))
 		s.after(s.between(0, 4*s.lease), s.heal)
 	case 5: // one direction
+		if s.r.IntN(2) == 0 { // what comes is late, what is sent gets lost some time later
+			s.lag[n.i] = s.between(0, s.lease)
+			s.note(n.i, "lags", nil, s.lag[n.i].String())
+			s.after(s.between(0, 2*s.lease), func() {
+				for i := range s.cut {
+					s.cut[n.i][i] = s.cut[n.i][i] || !s.quiet
+				}
+			})
+			s.after(s.between(2*s.lease, 5*s.lease), s.heal)
+			break
+		}
 		s.cut[n.i][s.r.IntN(len(s.nodes))] = true
 		s.note(n.i, "cut one-way", nil, "")
 		s.after(s.between(0, 4*s.lease), s.heal)
@@ -551,6 +612,23 @@ func (s *sim) breakSomething() {
 				s.push(event{at: s.now + s.between(0, s.lease/4), what: "gets", node: fl.to, fl: fl})
 			}
 		}
+	case 14, 15: // a voter forgets, and the active one is cut off
+		v := s.nodes[s.r.IntN(len(s.nodes))]
+		for _, o := range s.nodes {
+			if o != v && o.has(g, s.now) && s.r.IntN(2) == 0 {
+				s.after(s.between(0, s.lease), func() {
+					s.note(o.i, "cut off", nil, "")
+					for i := range s.cut {
+						s.cut[o.i][i], s.cut[i][o.i] = !s.quiet, !s.quiet && i%2 == 0
+					}
+					s.after(s.between(0, 4*s.lease), s.heal)
+				})
+			}
+		}
+		if up(v) && !v.odd {
+			s.crash(v)
+			s.start(v)
+		}
 	default:
 		s.change()
 	}
@@ -561,6 +639,7 @@ func up(n *simNode) bool { return !n.down && !n.paused }
 func (s *sim) heal() {
 	for i := range s.cut {
 		clear(s.cut[i])
+		s.lag[i] = 0
 	}
 	s.note(0, "heal", nil, "")
 }
@@ -585,7 +664,7 @@ func (s *sim) pause(n *simNode, d time.Duration) {
 			s.act(n, n.core.Tick(n.local(s.now)))
 		}
 		for _, fl := range mail {
-			s.act(n, n.core.Receive(n.local(s.now), s.names[fl.from], fl.m))
+			s.deliver(n, fl)
 		}
 		s.arm(n)
 	})
@@ -597,8 +676,18 @@ func (s *sim) crash(n *simNode) {
 	n.down = true
 	n.life++
 	for g := range n.holds {
-		n.holds[g].gen++
+		h := &n.holds[g]
+		h.gen++
+		if h.on {
+			n.ghost[g] = max(n.ghost[g], h.until)
+		}
+		h.on = false
 	}
+}
+
+// has reports whether the address may be on the host.
+func (n *simNode) has(g int, now time.Duration) bool {
+	return n.holds[g].on && n.holds[g].until > now || n.ghost[g] > now
 }
 
 // change is what an active director's shell does with a change of the spec: store it here and at the directors that can
@@ -679,7 +768,7 @@ func (s *sim) calm() string {
 	for g, name := range s.groups {
 		n := 0
 		for _, o := range s.nodes {
-			if o.holds[g].on && o.holds[g].until > s.now {
+			if o.has(g, s.now) {
 				n++
 			}
 		}
@@ -745,10 +834,11 @@ func TestSimulatorNotices(t *testing.T) {
 		{"lease counted from the receipt of the grant", broken{countFromReceipt: true}, "is held by"},
 		{"a voter is not silent after a start", broken{noSilence: true}, "is held by"},
 		{"no drift allowance", broken{noDrift: true}, "is held by"},
-		{"old packets accepted", broken{replay: true}, "is held by"},
+		{"old packets accepted", broken{replay: true}, "an old packet changed"},
 		{"anybody may release", broken{anyRelease: true}, "is held by"},
-		{"half of the voters are enough", broken{halfQuorum: true}, ""},
-		{"a restarted candidate takes over its grant", broken{inherit: true}, ""},
+		{"a candidate claims to hold what it does not", broken{claimHeld: true}, "is held by"},
+		{"half of the voters are enough", broken{halfQuorum: true}, "is held by"},
+		{"a restarted candidate takes over its grant", broken{inherit: true}, "is held by"},
 		{"versions do not matter", broken{ignoreVersion: true}, "acknowledged"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
