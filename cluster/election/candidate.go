@@ -370,8 +370,11 @@ func (c *Core) stagger(r *candidacy) time.Duration {
 	if r.attempts == 0 && (r.reserved || len(c.candidates) > 0 && others <= 0) {
 		return 0
 	}
-	return c.cfg.Lease/100 + c.cfg.Lease/20*time.Duration(MaxPriority-c.cfg.Priority)/MaxPriority +
-		c.rand(c.cfg.Lease/40<<min(r.attempts, 4))
+	jitter := c.jitter // the same for all groups, so that they share messages
+	if r.attempts > 0 {
+		jitter = c.rand(c.cfg.Lease / 40 << min(r.attempts, 4))
+	}
+	return c.cfg.Lease/100 + c.cfg.Lease/20*time.Duration(MaxPriority-c.cfg.Priority)/MaxPriority + jitter
 }
 
 // count looks whether a campaign is won or lost, or how long an active one may go on.
@@ -677,7 +680,9 @@ func (c *Core) tickCandidate() {
 func (c *Core) probe(g int) {
 	r := &c.runs[g]
 	r.probed = c.now
-	r.probeAt = c.now + c.cfg.Lease/2 + c.rand(c.cfg.Lease/16)
+	// On a grid, so that all groups share messages.
+	half := c.cfg.Lease / 2
+	r.probeAt = (c.now-c.phase+half/2)/half*half + half + c.phase
 	for v := range r.votes {
 		if w := &r.votes[v]; w.state == free && c.links[v].heard < c.now-c.cfg.Lease {
 			w.state = unknown // it said so long ago

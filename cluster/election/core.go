@@ -96,6 +96,7 @@ type Core struct {
 	now                        time.Duration
 	seq                        uint64
 	random                     uint64
+	jitter, phase              time.Duration // of campaigns, of probes
 	stored, acked              Version
 	seen                       []uint64 // by group: largest epoch granted, as a voter
 	known                      []uint64 // by group: largest epoch heard of, as a candidate
@@ -157,6 +158,7 @@ func New(cfg Config, now time.Duration) (*Core, error) {
 		againAt:    Forever,
 	}
 	c.quorum = len(c.voters)/2 + 1
+	c.jitter, c.phase = c.rand(cfg.Lease/200), c.rand(cfg.Lease/2)
 	if i, ok := slices.BinarySearch(c.voters, cfg.Self); ok {
 		c.self = i
 		c.silentUntil = now + cfg.Lease

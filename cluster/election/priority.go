@@ -9,8 +9,7 @@ import (
 type contest struct {
 	heard     int // index in peers of the last one that said it was active, -1: none
 	heardAt   time.Duration
-	priority  uint8 // its
-	theirs    uint64
+	theirs    uint64        // its epoch
 	takeAt    time.Duration // take over, unless an advert comes before
 	sendAt    time.Duration // active: next advert
 	wellSince time.Duration
@@ -142,10 +141,11 @@ func (c *Core) hear(from string, m *Message) {
 					t.sendAt = c.now // it does not know of this one
 				}
 			}
-			t.heard, t.heardAt, t.priority, t.theirs = p, c.now, m.Priority, e.Epoch
+			t.heard, t.heardAt, t.theirs = p, c.now, e.Epoch
 			overrule := c.cfg.PreemptDelay >= 0 && !c.better(from, m.Priority) && c.now-t.wellSince >= c.cfg.PreemptDelay && c.now >= r.restAt
 			if r.phase == waiting && !overrule {
-				t.takeAt = max(c.now+c.cfg.Lease, r.restAt) + c.skew()
+				r.restAt = 0
+				t.takeAt = c.now + c.cfg.Lease + c.skew()
 			}
 		case Resigned:
 			if t.heard == p {
