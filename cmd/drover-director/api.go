@@ -137,7 +137,8 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 	}
 	base := m.base
 	m.mu.Unlock()
-	out.Sync = *m.syncReport(ctx)
+	sync, conns := m.syncReport(ctx)
+	out.Sync = *sync
 	active := make(map[string]string) // group: as directors announce it
 	for _, x := range m.node.Members() {
 		_, votes := m.opts.Voter(x.Name)
@@ -171,6 +172,9 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 				break
 			}
 			x.Spec, x.Sync, x.Conns = &d.Spec, d.Sync, d.Conns
+			if r.Node == out.Node {
+				x.Sync, x.Conns = sync, conns
+			}
 			if r.State == cluster.Alive {
 				x.Active = d.Active
 				for _, g := range d.Active {

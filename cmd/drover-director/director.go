@@ -109,7 +109,7 @@ func director(ctx context.Context, opts options) error {
 			return err
 		}
 		file = m.file()
-		co.Roles, co.Leased = m.roles(), m.keeper.Leased
+		co.Roles, co.Leased, co.Sync = m.roles(), m.keeper.Leased, syncOptions(file.Cluster)
 	}
 	c, err := controller.New(co, file, opts.config)
 	if err != nil {

@@ -53,9 +53,8 @@ type guard interface {
 	Extend(group string, until time.Duration) error
 }
 
-// daemons lists the kernel's connection sync daemons.
-type daemons interface {
-	Daemons(ctx context.Context) ([]ipvs.Daemon, error)
+// table lists the kernel's IPVS table.
+type table interface {
 	Services(ctx context.Context) ([]ipvs.ServiceEntry, error)
 }
 
@@ -78,7 +77,7 @@ type member struct {
 	retrack, retell chan struct{}
 
 	controller *controller.Controller // set before run
-	kernel     daemons                // likewise
+	kernel     table                  // likewise
 	path       string
 
 	mu          sync.Mutex // guards what follows
@@ -581,7 +580,7 @@ func (m *member) announcement(ctx context.Context) *api.Director {
 			d.Active = append(d.Active, g)
 		}
 	}
-	d.Sync = m.syncReport(ctx)
+	d.Sync, d.Conns = m.syncReport(ctx)
 	if list, err := net.Interfaces(); err == nil {
 		for _, i := range list {
 			if len(i.HardwareAddr) == 6 {
@@ -592,22 +591,37 @@ func (m *member) announcement(ctx context.Context) *api.Director {
 	return d
 }
 
-// syncReport says which sync daemons run.
-func (m *member) syncReport(ctx context.Context) *api.SyncReport {
+// syncOptions are the controller's words for how connections are synchronised; nil for not at all.
+func syncOptions(o *settings.Options) *controller.Sync {
+	s := o.Sync
+	if !s.Enabled {
+		return nil
+	}
+	return &controller.Sync{Interface: s.Interface, ID: s.ID, Group: s.Group, Port: s.Port, TTL: s.TTL, MaxLen: s.MaxLen}
+}
+
+// syncReport says which sync daemons run, and how many connections this director knows of.
+func (m *member) syncReport(ctx context.Context) (*api.SyncReport, *api.Conns) {
 	r := &api.SyncReport{Enabled: m.opts.Sync.Enabled}
 	ctx, cancel := context.WithTimeout(ctx, roleTimeout)
 	defer cancel()
-	list, err := m.kernel.Daemons(ctx)
+	st, err := m.controller.Status(ctx)
 	if err != nil {
 		r.Error = err.Error()
-		return r
+		return r, nil
 	}
-	for _, d := range list {
-		r.Roles = append(r.Roles, d.Role.String())
-		r.Detail = fmt.Sprintf("%s, id %d, %s:%d", d.Interface, d.SyncID, d.Group, d.Port)
+	if st.Sync != nil {
+		r.Error = st.Sync.Error
+		for _, d := range st.Sync.Daemons {
+			r.Roles = append(r.Roles, d.Role)
+			r.Detail = fmt.Sprintf("%s, id %d, %s:%d", d.Interface, d.ID, d.Group, d.Port)
+		}
+		slices.Sort(r.Roles)
 	}
-	slices.Sort(r.Roles)
-	return r
+	if st.Connections == nil {
+		return r, nil
+	}
+	return r, &api.Conns{Active: st.Connections.Active, Inactive: st.Connections.Inactive}
 }
 
 // directors are the peers of the replicated specification.
