@@ -46,7 +46,8 @@ type Entry struct {
 	Content []byte
 }
 
-// Layout of an encoded change, numbers big endian:
+// Layout of an encoded change, numbers big endian. In every format the first 5 bytes and the checksum at the
+// end are as here, so that damage is told from a format to come.
 //
 //	 0  4  magic "DRVc"
 //	 4  1  format, 1
@@ -109,14 +110,15 @@ func (e *Entry) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("a change has %d bytes, at least %d are needed", len(b), headerLen+sumLen)
 	case string(b[:4]) != magic:
 		return errors.New("these bytes are no change")
-	case b[4] != format:
-		return fmt.Errorf("%w %d of a change, this program knows format %d", errFormat, b[4], format)
 	case len(b) > MaxEntry:
 		return fmt.Errorf("a change has %d bytes, at most %d are allowed", len(b), MaxEntry)
 	}
 	body := b[:len(b)-sumLen]
 	if crc32.Checksum(body, castagnoli) != binary.BigEndian.Uint32(b[len(body):]) {
 		return errors.New("wrong checksum of a change")
+	}
+	if b[4] != format {
+		return fmt.Errorf("%w %d of a change, this program knows format %d", errFormat, b[4], format)
 	}
 	number := func(at int) uint64 { return binary.BigEndian.Uint64(b[at:]) }
 	out := Entry{

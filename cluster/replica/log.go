@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// Bounds of a log. The newest change is always kept.
+// Bounds of a log.
 const (
 	MaxHistory      = 50
 	MaxHistoryBytes = 64 << 20
@@ -56,10 +56,12 @@ func keep[T any](all []T, ref func(T) Ref) []T {
 		if slices.ContainsFunc(out, func(o T) bool { return ref(o).Change == r.Change }) {
 			continue
 		}
-		size += r.Size
-		if len(out) == MaxHistory || len(out) > 0 && size > MaxHistoryBytes {
+		// Whether one stays must depend on newer ones only: with its own size in the sum, one that is cut
+		// off would make room for older ones in the next merge.
+		if len(out) == MaxHistory || size > MaxHistoryBytes-MaxContent {
 			break
 		}
+		size += r.Size
 		out = append(out, it)
 	}
 	clear(all[len(out):])

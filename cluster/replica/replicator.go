@@ -26,8 +26,6 @@ var (
 
 	// ErrBusy says that too many changes wait already.
 	ErrBusy = fmt.Errorf("%d changes are waiting already", maxWaiting)
-
-	errNotLive = errors.New("not live")
 )
 
 // Peers are the other directors.
@@ -264,10 +262,10 @@ func (r *Replicator) order(ctx context.Context, prepare func(Log) (Log, Entry, b
 // spread stores e on every other director that is live, and returns when each has answered, is no longer
 // live, or cannot store it.
 func (r *Replicator) spread(ctx context.Context, e Entry) (Result, error) {
-	res := Result{Version: e.Version, Missing: make(map[string]error)}
+	rd := newRound(e.Version, r.opts.Node)
 	request, err := encodeStore(e, r.Log().Acked())
 	if err != nil {
-		return res, err
+		return rd.result(r.opts.Peers.All(), nil), err
 	}
 	type answer struct {
 		peer string
@@ -282,99 +280,30 @@ func (r *Replicator) spread(ctx context.Context, e Entry) (Result, error) {
 			<-answers
 		}
 	}()
-	stored := map[string]bool{r.opts.Node: true}
-	final := make(map[string]error)  // cannot store it
-	failed := make(map[string]error) // did not answer last time
-	asked := make(map[string]bool)
-	var retry <-chan time.Time
+	retry := time.NewTicker(r.opts.Retry) // it also looks whether those that do not answer are still live
+	defer retry.Stop()
 	for {
-		open := false // a live director has not given its final answer
-		for _, peer := range r.opts.Peers.Live() {
-			if stored[peer] || final[peer] != nil {
-				continue
-			}
-			open = true
-			if asked[peer] || failed[peer] != nil {
-				continue
-			}
-			asked[peer] = true
+		live := r.opts.Peers.Live()
+		ask, open := rd.next(live)
+		if !open || ctx.Err() != nil {
+			return rd.result(r.opts.Peers.All(), live), rd.verdict(live)
+		}
+		for _, peer := range ask {
 			under++
 			go func() {
-				ctx, cancel := context.WithTimeout(ctx, r.opts.Attempt)
-				defer cancel()
-				b, err := r.opts.Peers.Request(ctx, peer, request)
-				if err == nil {
-					_, err = decodeAnswer(b)
-				}
+				_, err := r.ask(ctx, peer, request)
 				answers <- answer{peer, err}
 			}()
-		}
-		if !open {
-			break
-		}
-		if retry == nil {
-			retry = time.After(r.opts.Retry) // also looks whether those that do not answer are still live
 		}
 		select {
 		case a := <-answers:
 			under--
-			delete(asked, a.peer)
-			var remote *remoteError
-			switch {
-			case a.err == nil:
-				stored[a.peer] = true
-				delete(failed, a.peer)
-			case errors.As(a.err, &remote):
-				final[a.peer] = a.err
-			default:
-				failed[a.peer] = a.err
-			}
-		case <-retry:
-			retry = nil
-			for peer, err := range failed {
-				res.Missing[peer] = err
-			}
-			clear(failed)
+			rd.answer(a.peer, a.err)
+		case <-retry.C:
+			rd.retry()
 		case <-ctx.Done():
-			for peer := range asked {
-				failed[peer] = context.Cause(ctx)
-			}
-			maps.Copy(final, failed)
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		if slices.ContainsFunc(slices.Collect(maps.Values(final)), func(err error) bool { return errors.Is(err, ErrDeposed) }) {
-			break
 		}
 	}
-	maps.Copy(res.Missing, failed)
-	maps.Copy(res.Missing, final)
-	live := r.opts.Peers.Live()
-	for _, peer := range append(r.opts.Peers.All(), live...) {
-		if !stored[peer] && res.Missing[peer] == nil {
-			res.Missing[peer] = errNotLive
-		}
-	}
-	for peer := range stored {
-		delete(res.Missing, peer)
-	}
-	res.Stored = slices.Sorted(maps.Keys(stored))
-	for _, err := range final {
-		if errors.Is(err, ErrDeposed) {
-			return res, fmt.Errorf("version %v is %w: %w", e.Version, ErrNotAcknowledged, err)
-		}
-	}
-	var missing []error
-	for _, peer := range live {
-		if !stored[peer] {
-			missing = append(missing, fmt.Errorf("director %q: %w", peer, res.Missing[peer]))
-		}
-	}
-	if len(missing) > 0 {
-		return res, fmt.Errorf("version %v is %w: %w", e.Version, ErrNotAcknowledged, errors.Join(missing...))
-	}
-	return res, nil
 }
 
 // CatchUp takes from a peer what is missing here, the newest change first, and its acknowledged version. It
