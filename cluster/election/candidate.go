@@ -63,7 +63,6 @@ type candidacy struct {
 	epoch    uint64
 	deadline time.Duration
 	told     time.Duration // deadline that the shell knows
-	fresh    bool          // the RoleChange tells the deadline
 	since    time.Duration // of the phase
 	votes    []vote
 
@@ -411,7 +410,7 @@ func (c *Core) count(g int) {
 		if deadline-c.cfg.GiveUp <= c.now {
 			return
 		}
-		r.deadline, r.told, r.fresh = deadline, 0, true
+		r.deadline, r.told = deadline, deadline
 		attempts := r.attempts
 		c.enter(r, active)
 		r.attempts, r.force, r.oldVersion, r.lastHolder = 0, false, false, c.cfg.Self
@@ -557,6 +556,10 @@ func (c *Core) handleNote(from string, m *Message) {
 	} else {
 		voter = false
 	}
+	asked := slices.ContainsFunc(m.Entries, func(e Entry) bool { return e.Kind == HandOver })
+	if p := c.findPeer(from); asked && p >= 0 {
+		asked = c.peers[p].rival.fresh(m.Inc, m.Seq)
+	}
 	for _, e := range m.Entries {
 		g := int(e.Group)
 		if g >= len(c.groups) {
@@ -564,9 +567,9 @@ func (c *Core) handleNote(from string, m *Message) {
 		}
 		r := &c.runs[g]
 		switch {
-		case e.Kind == HandOver && r.phase == active && e.Epoch == r.epoch &&
+		case e.Kind == HandOver && asked && r.phase == active && e.Epoch == r.epoch &&
 			(e.Flags&FlagForce != 0 || m.Priority > c.cfg.Priority):
-			// The epoch makes a late or repeated one harmless: it is over after the first.
+			// The epoch makes one of another activation harmless.
 			c.out.Events = append(c.out.Events, Event{Kind: HandOverAsked, Peer: from, Group: c.groups[g]})
 			c.stepDown(g, "asked to hand over", from)
 		case e.Kind == Freed && voter:

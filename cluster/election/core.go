@@ -247,10 +247,8 @@ func (c *Core) finish() Output {
 	}
 	for g := range c.runs {
 		if r := &c.runs[g]; r.phase == active && r.deadline > r.told {
-			if r.told = r.deadline; !r.fresh {
-				c.out.Extended = append(c.out.Extended, Extension{c.groups[g], r.deadline})
-			}
-			r.fresh = false
+			r.told = r.deadline
+			c.out.Extended = append(c.out.Extended, Extension{c.groups[g], r.deadline})
 		}
 	}
 	out := c.out

@@ -20,6 +20,7 @@ type net struct {
 	event []Event
 	slow  bool // Yielded is not called
 	sent  int
+	cut   bool // nothing arrives
 }
 
 type letter struct {
@@ -75,6 +76,9 @@ func (n *net) do(c *Core, out Output) {
 			n.t.Fatal(err)
 		}
 		n.sent++
+		if n.cut {
+			continue
+		}
 		var m Message
 		if err := m.UnmarshalBinary(b); err != nil {
 			n.t.Fatal(err)

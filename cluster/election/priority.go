@@ -15,14 +15,14 @@ type contest struct {
 	wellSince time.Duration
 }
 
-// rival is what is remembered of the sender of adverts, so that old ones change nothing.
+// rival is what is remembered of the sender of adverts and of HandOver, so that old ones change nothing.
 type rival struct {
 	inc  uint64
 	seq  uint64
 	past [8]uint64 // former incarnations, newest first
 }
 
-// fresh reports whether an advert is newer than all before. Without a voter that hands out session numbers, a
+// fresh reports whether a message is newer than all before. Without a voter that hands out session numbers, a
 // replay can be told from a restart only as long as the incarnation is remembered.
 func (r *rival) fresh(inc, seq uint64) bool {
 	switch {

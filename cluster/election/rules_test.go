@@ -2,6 +2,7 @@ package election
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -298,6 +299,39 @@ func TestPriorityMode(t *testing.T) {
 	}
 	if epoch < 5 {
 		t.Errorf("epoch %d after five activations", epoch)
+	}
+}
+
+// Whatever was cut and restarted: soon after the end one is active, and in a cut there is one on each side.
+func TestPriorityModeHeals(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		cfgs := priorities()
+		cfgs[0].Priority = uint8(100 + 50*r.IntN(2))
+		for i := range cfgs {
+			cfgs[i].Seed = seed
+			cfgs[i].PreemptDelay = time.Duration(r.IntN(3)-1) * time.Second
+		}
+		n := newNet(t, cfgs...)
+		for range 30 {
+			n.cut = r.IntN(2) == 0
+			name := []string{"d1", "d2"}[r.IntN(2)]
+			switch c := n.core(name); r.IntN(4) {
+			case 0:
+				n.down[name] = !n.down[name]
+			case 1:
+				n.do(c, c.StepDown(n.now, "g", []string{"", "d1", "d2"}[r.IntN(3)]))
+			case 2:
+				n.do(c, c.Promote(n.now, "g", false))
+			}
+			n.run(n.now + time.Duration(r.Int64N(int64(time.Second))))
+		}
+		n.cut, n.down = true, map[string]bool{}
+		n.run(n.now + 2*time.Second)
+		n.want("g", "d1 d2")
+		n.cut = false
+		n.run(n.now + 200*ms)
+		n.want("g", "d1") // higher, or equal and first by name
 	}
 }
 

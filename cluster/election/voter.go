@@ -12,7 +12,7 @@ type peer struct {
 	inc     uint64   // of the session, 0: none yet
 	session uint64   // number of the session, rises with every new incarnation
 	seqs    []uint64 // by group: newest of the session
-	rival   rival    // PriorityMode
+	rival   rival    // as the sender of adverts and of HandOver
 }
 
 // grant is what a voter has promised for a group.
