@@ -26,6 +26,7 @@ type rawCheck struct {
 	Share       conf.At[rawShare]       `yaml:"share"`
 	Streams     conf.At[rawStreams]     `yaml:"streams"`
 	Answers     conf.At[rawAnswers]     `yaml:"answers"`
+	Holders     conf.At[rawHolders]     `yaml:"holders"`
 	Table       conf.At[rawTable]       `yaml:"table"`
 	Address     conf.At[rawAddress]     `yaml:"address"`
 	Run         conf.At[rawCommand]     `yaml:"run"`
@@ -65,6 +66,7 @@ type rawAnswers struct {
 	Probe conf.Value `yaml:"probe"`
 	By    conf.List  `yaml:"by"`
 	Since conf.Value `yaml:"since"`
+	Max   conf.Value `yaml:"max_several"`
 }
 
 type rawTable struct {
@@ -109,6 +111,9 @@ func (b *builder) checks(r *conf.Reader, field string, raw []conf.At[rawCheck]) 
 		if c.V.Answers.Set {
 			found = append(found, b.answers(in.In("answers"), c.V.Answers))
 		}
+		if c.V.Holders.Set {
+			found = append(found, b.holders(in.In("holders"), c.V.Holders))
+		}
 		if c.V.Table.Set {
 			t := c.V.Table
 			tr := in.In("table")
@@ -128,7 +133,7 @@ func (b *builder) checks(r *conf.Reader, field string, raw []conf.At[rawCheck]) 
 			found = append(found, b.log(in.In("log"), c.V.Log))
 		}
 		if len(found) != 1 {
-			in.Errorf(c.Pos, "", "an expectation is exactly one of: connections, share, streams, answers, table, address, run, alive, log; found %d", len(found))
+			in.Errorf(c.Pos, "", "an expectation is exactly one of: connections, share, streams, answers, holders, table, address, run, alive, log; found %d", len(found))
 			continue
 		}
 		out = append(out, found[0])
@@ -257,6 +262,8 @@ func (c checkStreams) check(_ context.Context, r *run) (string, bool) {
 type checkAnswers struct {
 	probe, since string
 	by           []string
+	anyone       bool // by says nothing
+	several      int
 }
 
 func (b *builder) answers(r *conf.Reader, c conf.At[rawAnswers]) Check {
@@ -265,6 +272,8 @@ func (b *builder) answers(r *conf.Reader, c conf.At[rawAnswers]) Check {
 		out.by = append(out.by, b.knownHost(r, v, "by", v.Pos))
 	}
 	slices.Sort(out.by)
+	out.several = int(r.Int(c.V.Max, "max_several", 0, math.MaxInt32, math.MaxInt32))
+	out.anyone = len(out.by) == 0 && c.V.Max.Set
 	return out
 }
 
@@ -272,6 +281,12 @@ func (c checkAnswers) describe() string {
 	who := "nobody"
 	if len(c.by) > 0 {
 		who = strings.Join(c.by, " and ")
+	}
+	if c.anyone {
+		who = "anyone"
+	}
+	if c.several < math.MaxInt32 {
+		who += fmt.Sprintf(", by several at most %d times", c.several)
 	}
 	return c.probe + ": answered by " + who + suffix(" since ", c.since)
 }
@@ -292,7 +307,10 @@ func (c checkAnswers) check(_ context.Context, r *run) (string, bool) {
 	if len(by) == 0 {
 		text = fmt.Sprintf("%d requests, no answer", got.Requests)
 	}
-	return text, got.Requests > 0 && slices.Equal(hosts, c.by)
+	if got.Several > 0 {
+		text += fmt.Sprintf("; %d by several, for %s", got.Several, round(got.Overlap))
+	}
+	return text, got.Requests > 0 && (c.anyone || slices.Equal(hosts, c.by)) && got.Several <= c.several
 }
 
 // owner names the host of a hardware address, or returns the address.

@@ -207,6 +207,8 @@ type rawStep struct {
 	Restart  conf.List            `yaml:"restart"`
 	Cut      conf.Value           `yaml:"cut"`
 	Restore  conf.Value           `yaml:"restore"`
+	PowerOff conf.Value           `yaml:"power_off"`
+	PowerOn  conf.Value           `yaml:"power_on"`
 	Separate conf.At[rawSeparate] `yaml:"separate"`
 	Join     conf.At[rawSeparate] `yaml:"join"`
 	Impair   conf.At[rawImpair]   `yaml:"impair"`
@@ -216,6 +218,7 @@ type rawStep struct {
 	WaitUpTo conf.Value           `yaml:"wait_up_to"`
 	Expect   []conf.At[rawCheck]  `yaml:"expect"`
 	Until    []conf.At[rawCheck]  `yaml:"until"`
+	Measure  conf.At[rawMeasure]  `yaml:"measure"`
 	Repeat   conf.At[rawRepeat]   `yaml:"repeat"`
 }
 

@@ -191,10 +191,27 @@ func (p *process) start(ctx context.Context) error {
 	return nil
 }
 
+// outputDelay is how long the output of a process is read after its end: what it started may hold on to it.
+const outputDelay = time.Second
+
 // await reaps the process.
 func (p *process) await(cmd *exec.Cmd, done chan struct{}, readers *sync.WaitGroup) {
-	readers.Wait()
+	for { // until it has ended, without reaping it: that would close its output before it is read
+		if err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	read := make(chan struct{})
+	go func() {
+		readers.Wait()
+		close(read)
+	}()
+	select {
+	case <-read:
+	case <-time.After(outputDelay):
+	}
 	err := cmd.Wait()
+	<-read
 	var end exitState
 	var ee *exec.ExitError
 	switch {
@@ -358,13 +375,30 @@ func (p *process) state() (running bool, end exitState) {
 	}
 }
 
-// signal sends sig to the process.
+// condemn announces that the host's power fails. It returns what is closed at the process's end, or nil
+// when it does not run.
+func (p *process) condemn() <-chan struct{} {
+	if running, _ := p.state(); !running {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expected = true
+	return p.done
+}
+
+// signal sends sig to the process. What cannot be caught goes to those that it started, too: they
+// could not otherwise be killed or stopped at the same moment.
 func (p *process) signal(sig syscall.Signal) error {
 	if running, end := p.state(); !running {
 		return fmt.Errorf("does not run: %s", end)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	switch sig {
+	case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCONT:
+		return syscall.Kill(-p.cmd.Process.Pid, sig)
+	}
 	return p.cmd.Process.Signal(sig)
 }
 

@@ -30,6 +30,7 @@ type Report struct {
 	Expectations []Expectation `json:"expectations"`
 	Probes       []ProbeReport `json:"probes"`
 	Tables       []TableReport `json:"tables"`
+	Faults       []FaultReport `json:"faults,omitempty"`
 	timeline     *timeline     // nil without a connect probe
 }
 
@@ -65,6 +66,8 @@ type ProbeReport struct {
 	Broken     int            `json:"streams_broken,omitempty"`
 	Stall      time.Duration  `json:"longest_stall,omitempty"`
 	Requests   int            `json:"arp_requests,omitempty"`
+	Several    int            `json:"answered_by_several,omitempty"`
+	Overlap    time.Duration  `json:"overlap,omitempty"`
 	ByHost     map[string]int `json:"answered_by,omitempty"`
 }
 
@@ -107,7 +110,7 @@ func (r *run) summarise(ctx context.Context) {
 			rep.Alive, rep.Broken, rep.Stall, rep.Errors = s.Alive, s.Broken, s.Worst, s.Errors
 		case "arp":
 			c := p.series.Claims(w)
-			rep.Requests, rep.ByHost = c.Requests, map[string]int{}
+			rep.Requests, rep.Several, rep.Overlap, rep.ByHost = c.Requests, c.Several, c.Overlap, map[string]int{}
 			for mac, n := range c.ByMAC {
 				rep.ByHost[r.owner(mac)] += n
 			}
@@ -266,10 +269,10 @@ func (a *account) summary(rep *Report) {
 		}
 	}
 	if has(rep, "arp") {
-		header("WHO HAS THE VIP\tREQUESTS\tANSWERED BY")
+		header("WHO HAS THE VIP\tREQUESTS\tSEVERAL ANSWERED\tFOR\tCLAIMED BY")
 		for _, p := range rep.Probes {
 			if p.Kind == "arp" {
-				fmt.Fprintf(tw, "%s\t%d\t%s\n", p.Probe, p.Requests, counts(p.ByHost, 0))
+				fmt.Fprintf(tw, "%s\t%d\t%d\t%s\t%s\n", p.Probe, p.Requests, p.Several, round(p.Overlap), counts(p.ByHost, 0))
 			}
 		}
 	}

@@ -49,6 +49,7 @@ type run struct {
 	marks  map[string]time.Duration
 	report *Report
 	out    *account
+	ledger *ledger
 
 	mu    sync.Mutex // guards ended
 	ended []string   // processes that ended by themselves
@@ -73,13 +74,18 @@ func Run(ctx context.Context, c *Config, o Options) (rep *Report, err error) {
 	r.out = &account{w: o.Out, colour: o.Colour, start: r.start}
 	r.out.title(c)
 	var hosts []topology.Host
+	r.ledger = &ledger{cables: map[string]int{}}
 	for _, h := range c.Hosts {
+		r.ledger.cables[h.Name] = len(h.Interfaces)
 		hosts = append(hosts, h.Host)
 	}
 	if r.world, err = topology.New(c.Networks, hosts, dir); err != nil {
 		return nil, fmt.Errorf("failed to build the lab: %w", err)
 	}
 	defer r.world.Close()
+	if err := r.world.WatchAddresses(r.ledger.address); err != nil {
+		return nil, err
+	}
 	key := newKey()
 	for _, h := range c.Hosts {
 		m := r.world.Machine(h.Name)
@@ -213,10 +219,19 @@ func (r *run) act(ctx context.Context, a Action) (string, error) {
 	case Processes:
 		return r.processes(ctx, a)
 	case Cable:
+		// A host counts as reachable a little too long rather than too short.
+		c := change{host: a.Host, ifname: a.Interface, on: !a.Cut}
 		if a.Cut {
-			return "", r.world.Cut(a.Host, a.Interface)
+			err := r.world.Cut(a.Host, a.Interface)
+			r.ledger.add(c)
+			return "", err
 		}
+		r.ledger.add(c)
 		return "", r.world.Restore(a.Host, a.Interface)
+	case Power:
+		return r.power(ctx, a)
+	case Measure:
+		return r.measure(a)
 	case Separate:
 		op := r.world.Separate
 		if a.Join {
@@ -445,7 +460,7 @@ func (r *run) asked(steps []Step, ref string) bool {
 }
 
 // endAll ends every process in the reverse order of their start: first by SIGTERM, so that the end of
-// a lab is also a clean stop, and by SIGKILL what does not end by that.
+// a lab is also a clean stop, and by SIGKILL what does not end by that, or has left its process group.
 func (r *run) endAll() {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Second, errors.New("killed"))
 	defer cancel()
@@ -457,6 +472,18 @@ func (r *run) endAll() {
 		_ = p.signal(syscall.SIGCONT)
 		if err := p.finish(ctx, syscall.SIGTERM); err != nil {
 			r.out.note(fmt.Sprintf("%s %v", p.Ref(), err))
+		}
+	}
+	for _, m := range r.world.Machines() {
+		if !m.On() {
+			continue
+		}
+		inode, err := os.Readlink(m.Namespaces()["net"])
+		if err == nil {
+			_, err = signalNamespace(inode, syscall.SIGKILL)
+		}
+		if err != nil {
+			r.out.note(fmt.Sprintf("failed to clear host %q: %v", m.Name, err))
 		}
 	}
 }

@@ -134,6 +134,12 @@ func (b *builder) action(r *conf.Reader, s conf.At[rawStep]) Action {
 	if v := s.V.Restore; v.Set {
 		found = append(found, b.cable(r, false, "restore", v))
 	}
+	if v := s.V.PowerOff; v.Set {
+		found = append(found, Power{Host: b.knownHost(r, v, "power_off", s.Pos)})
+	}
+	if v := s.V.PowerOn; v.Set {
+		found = append(found, Power{On: true, Host: b.knownHost(r, v, "power_on", s.Pos)})
+	}
 	if v := s.V.Separate; v.Set {
 		found = append(found, b.separate(r.In("separate"), false, v))
 	}
@@ -159,12 +165,15 @@ func (b *builder) action(r *conf.Reader, s conf.At[rawStep]) Action {
 	if len(s.V.Until) > 0 {
 		found = append(found, Expect{Until: true, Checks: b.checks(r, "until", s.V.Until)})
 	}
+	if v := s.V.Measure; v.Set {
+		found = append(found, b.measure(r.In("measure"), v))
+	}
 	if v := s.V.Repeat; v.Set {
 		found = append(found, Repeat{Times: int(r.Int(v.V.Times, "repeat: times", 1, 100000, 1)), Steps: b.steps(r, "repeat: steps", v.V.Steps)})
 	}
 	if len(found) != 1 {
 		r.Errorf(s.Pos, "", "a step does exactly one thing out of: start, stop, kill, pause, resume, reload, restart, cut, restore, "+
-			"separate, join, impair, run, apply, wait, expect, until, repeat; found %d", len(found))
+			"power_off, power_on, separate, join, impair, run, apply, wait, expect, until, measure, repeat; found %d", len(found))
 		return nil
 	}
 	return found[0]

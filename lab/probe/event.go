@@ -21,7 +21,7 @@ const (
 	Stall    Kind = "stall"    // an established stream went on after a pause: Start to At
 	Broken   Kind = "broken"   // an established stream ended or lied; Error says how
 	Tick     Kind = "tick"     // the state of all streams now
-	Answers  Kind = "answers"  // who answered one ARP request or neighbour solicitation
+	Answers  Kind = "answers"  // who answered one ARP request or neighbour solicitation; At is when the next one was due
 	Listened Kind = "listened" // a back end served a client
 )
 
@@ -34,9 +34,11 @@ type Event struct {
 	Client string        `json:"client,omitempty"` // the address that the server saw
 	Stream int           `json:"stream,omitempty"`
 	Error  string        `json:"error,omitempty"`
-	MACs   []string      `json:"macs,omitempty"`
-	Alive  int           `json:"alive,omitempty"`  // Tick: streams that are not broken
-	Silent time.Duration `json:"silent,omitempty"` // Tick: the longest time a living stream has waited for its echo
+	MACs   []string      `json:"macs,omitempty"` // Answers: who claimed the address, by answers or unasked
+	// Answered: who answered this very question. Two of them had the address at the same moment, and could be reached.
+	Answered []string      `json:"answered,omitempty"`
+	Alive    int           `json:"alive,omitempty"`  // Tick: streams that are not broken
+	Silent   time.Duration `json:"silent,omitempty"` // Tick: the longest time a living stream has waited for its echo
 }
 
 // Now reads CLOCK_MONOTONIC.

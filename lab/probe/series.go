@@ -53,6 +53,15 @@ func (s *Series) Events() []Event {
 	return slices.Clone(s.events)
 }
 
+// each calls fn with every event in turn; fn must not call s.
+func (s *Series) each(fn func(Event)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.events {
+		fn(e)
+	}
+}
+
 // Window is a stretch of time that a question is about.
 type Window struct{ From, To time.Duration }
 
@@ -77,21 +86,21 @@ func (s *Series) Connections(w Window) Connections {
 	out := Connections{Errors: map[string]int{}, ByServer: map[string]int{}}
 	ready, before := time.Duration(0), time.Duration(0)
 	done := []time.Duration{}
-	for _, e := range s.Events() {
+	s.each(func(e Event) {
 		switch e.Kind {
 		case Ready:
 			ready = e.At
 		case OK:
 			if e.At < w.From {
 				before = max(before, e.At)
-				continue
+				return
 			}
 			if e.At > w.To {
-				continue
+				return
 			}
 			done = append(done, e.At)
 			if e.Start < w.From {
-				continue
+				return
 			}
 			out.OK++
 			out.ByServer[e.Server]++
@@ -102,7 +111,7 @@ func (s *Series) Connections(w Window) Connections {
 				out.Errors[e.Error]++
 			}
 		}
-	}
+	})
 	last := max(w.From, ready)
 	if before > 0 {
 		last = before
@@ -146,9 +155,9 @@ type Streams struct {
 // Streams answers for a window.
 func (s *Series) Streams(w Window) Streams {
 	out := Streams{Errors: map[string]int{}}
-	for _, e := range s.Events() {
+	s.each(func(e Event) {
 		if e.At < w.From || e.At > w.To {
-			continue
+			return
 		}
 		switch e.Kind {
 		case Stall:
@@ -161,7 +170,7 @@ func (s *Series) Streams(w Window) Streams {
 			out.Alive = e.Alive
 			out.Worst = max(out.Worst, e.Silent)
 		}
-	}
+	})
 	out.Alive = max(out.Alive, 0)
 	return out
 }
@@ -169,30 +178,67 @@ func (s *Series) Streams(w Window) Streams {
 // Claims sums up who answered for an address.
 type Claims struct {
 	Requests int
-	ByMAC    map[string]int // answered requests
+	ByMAC    map[string]int // requests during which the host claimed the address, by an answer or unasked
 	Several  int            // requests that more than one answered
 	Nobody   int
-	Last     []string // who answered the last request
+	Last     []string // who claimed it at the last request
+	// Overlap is the time for which more than one answered: each request counts until the next one.
+	Overlap     time.Duration
+	OverlapFrom time.Duration // when it began first
+	// Silence is the longest time from an answered request to the next one, or to the end of the window.
+	Silence time.Duration
+	// Coarsest is the longest time between two requests: what is shorter may have been missed.
+	Coarsest time.Duration
 }
 
-// Claims answers for a window.
+// Claims answers for the requests made in w. Like the gap of connections, the silence counts from the
+// last answer before the window when there is one.
 func (s *Series) Claims(w Window) Claims {
 	out := Claims{ByMAC: map[string]int{}}
-	for _, e := range s.Events() {
-		if e.Kind != Answers || e.Start < w.From || e.At > w.To {
-			continue
+	answered := time.Duration(-1)
+	s.each(func(e Event) {
+		if e.Kind == Ready {
+			if answered < 0 {
+				answered = max(e.At, w.From)
+			}
+			return
+		}
+		if e.Kind != Answers || e.Start > w.To {
+			return
+		}
+		if e.Start < w.From {
+			if len(e.Answered) > 0 {
+				answered = e.Start
+			}
+			return
+		}
+		out.Coarsest = max(out.Coarsest, min(e.At, w.To)-e.Start)
+		if len(e.Answered) > 0 {
+			if answered >= 0 {
+				out.Silence = max(out.Silence, e.Start-answered)
+			}
+			answered = e.Start
+		}
+		if e.At > w.To {
+			return
 		}
 		out.Requests++
 		for _, m := range e.MACs {
 			out.ByMAC[m]++
 		}
-		switch {
-		case len(e.MACs) == 0:
+		if len(e.MACs) == 0 {
 			out.Nobody++
-		case len(e.MACs) > 1:
-			out.Several++
+		}
+		if len(e.Answered) > 1 {
+			if out.Several++; out.Several == 1 {
+				out.OverlapFrom = e.Start
+			}
+			out.Overlap += e.At - e.Start
 		}
 		out.Last = e.MACs
+	})
+	if answered >= 0 {
+		out.Silence = max(out.Silence, w.To-answered)
 	}
 	return out
 }

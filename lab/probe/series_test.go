@@ -2,6 +2,8 @@ package probe
 
 import (
 	"bytes"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,13 +77,36 @@ func TestStreamsCountSilentOnes(t *testing.T) {
 }
 
 func TestClaims(t *testing.T) {
+	one, both := []string{"02::1"}, []string{"02::1", "02::2"}
 	s := series(
-		Event{Kind: Answers, Start: 10 * ms, At: 20 * ms, MACs: []string{"02::1"}},
-		Event{Kind: Answers, Start: 30 * ms, At: 40 * ms, MACs: []string{"02::1", "02::2"}},
+		Event{Kind: Ready, At: 5 * ms},
+		Event{Kind: Answers, Start: 10 * ms, At: 20 * ms, MACs: one, Answered: one},
+		Event{Kind: Answers, Start: 20 * ms, At: 30 * ms, MACs: both, Answered: one}, // the other announces itself: no overlap yet
+		Event{Kind: Answers, Start: 30 * ms, At: 42 * ms, MACs: both, Answered: both},
+		Event{Kind: Answers, Start: 42 * ms, At: 50 * ms, MACs: both, Answered: both},
 		Event{Kind: Answers, Start: 50 * ms, At: 60 * ms},
+		Event{Kind: Answers, Start: 60 * ms, At: 95 * ms},
+		Event{Kind: Answers, Start: 95 * ms, At: 105 * ms, MACs: one, Answered: one},
 	)
-	got := s.Claims(Window{0, time.Second})
-	if got.Requests != 3 || got.Several != 1 || got.Nobody != 1 || got.ByMAC["02::1"] != 2 || len(got.Last) != 0 {
+	for _, tc := range []struct {
+		name string
+		w    Window
+		want Claims
+	}{
+		{"whole run", Window{0, 105 * ms}, Claims{Requests: 7, Several: 2, Nobody: 2, Overlap: 20 * ms, OverlapFrom: 30 * ms, Silence: 53 * ms, Coarsest: 35 * ms}},
+		{"before the overlap", Window{0, 30 * ms}, Claims{Requests: 2, Silence: 10 * ms, Coarsest: 10 * ms}},
+		{"silence that began before", Window{52 * ms, 94 * ms}, Claims{Nobody: 0, Silence: 52 * ms, Coarsest: 34 * ms}},
+		{"nobody asked ever since", Window{200 * ms, 300 * ms}, Claims{Silence: 205 * ms}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := s.Claims(tc.w)
+			got.ByMAC, got.Last = nil, nil
+			if !reflect.DeepEqual(got, tc.want) {
+				t.Errorf("\n got %+v\nwant %+v", got, tc.want)
+			}
+		})
+	}
+	if got := s.Claims(Window{0, time.Second}); got.ByMAC["02::1"] != 5 || got.ByMAC["02::2"] != 3 || !slices.Equal(got.Last, one) {
 		t.Errorf("got %+v", got)
 	}
 }

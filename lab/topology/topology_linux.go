@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -49,10 +51,13 @@ type Impairment struct {
 
 // World is a set of running hosts.
 type World struct {
-	sw       *Machine
-	machines map[string]*Machine
-	order    []*Machine
-	dir      string
+	sw        *Machine
+	machines  map[string]*Machine
+	order     []*Machine
+	networks  []Network
+	names     map[string][]netip.Addr // addresses of the hosts, for /etc/hosts
+	separated map[[2]string]bool      // pairs from, to
+	watch     *watch                  // nil until WatchAddresses
 }
 
 // Machine is a running host.
@@ -62,9 +67,15 @@ type Machine struct {
 	MACs  []net.HardwareAddr
 	Host  Host
 	index int
-	do    chan call
-	tid   int
+	links sync.Map // int -> string: the interfaces at the ends of its cables
+
+	mu  sync.RWMutex // guards everything below; held for reading during each call
+	do  chan call    // nil while the host is switched off
+	tid int
 }
+
+// ErrOff says that the host is switched off.
+var ErrOff = errors.New("the host is switched off")
 
 type call struct {
 	fn   func() error
@@ -76,7 +87,7 @@ const opTimeout = 10 * time.Second
 
 // New builds the networks and hosts below dir, a folder that exists. The caller closes the World.
 func New(networks []Network, hosts []Host, dir string) (*World, error) {
-	w := &World{machines: map[string]*Machine{}, dir: dir}
+	w := &World{machines: map[string]*Machine{}, networks: networks, names: map[string][]netip.Addr{}, separated: map[[2]string]bool{}}
 	var err error
 	if w.sw, err = newMachine(Host{Name: "switch"}, 0, dir, nil); err != nil {
 		return nil, fmt.Errorf("failed to make the switch: %w", err)
@@ -90,39 +101,109 @@ func New(networks []Network, hosts []Host, dir string) (*World, error) {
 	if err := w.sw.Do(func() error { return makeBridges(networks) }); err != nil {
 		return nil, err
 	}
-	names := map[string][]netip.Addr{}
 	for _, h := range hosts {
 		for _, i := range h.Interfaces {
 			for _, a := range i.Addresses {
-				names[h.Name] = append(names[h.Name], a.Addr())
+				w.names[h.Name] = append(w.names[h.Name], a.Addr())
 			}
 		}
 	}
 	for i, h := range hosts {
-		m, err := newMachine(h, i+1, dir, names)
+		m, err := newMachine(h, i+1, dir, w.names)
 		if err != nil {
 			return nil, fmt.Errorf("failed to make host %q: %w", h.Name, err)
 		}
 		w.machines[h.Name] = m
 		w.order = append(w.order, m)
-		for n, ifc := range h.Interfaces {
-			netIndex := 0
-			for k, nw := range networks {
-				if nw.Name == ifc.Network {
-					netIndex = k
-				}
-			}
+		for _, ifc := range h.Interfaces {
+			netIndex := slices.IndexFunc(networks, func(n Network) bool { return n.Name == ifc.Network })
 			m.MACs = append(m.MACs, net.HardwareAddr{0x02, 0x00, byte(netIndex), 0x00, byte(m.index >> 8), byte(m.index)})
-			if err := w.plug(m, n, ifc); err != nil {
-				return nil, fmt.Errorf("failed to plug %s/eth%d into %s: %w", h.Name, n, ifc.Network, err)
-			}
 		}
-		if err := m.Do(m.configure); err != nil {
-			return nil, fmt.Errorf("failed to configure host %q: %w", h.Name, err)
+		if err := w.connect(m); err != nil {
+			return nil, err
 		}
 	}
 	ok = true
 	return w, nil
+}
+
+// connect plugs in all cables of a host and configures it.
+func (w *World) connect(m *Machine) error {
+	for n, ifc := range m.Host.Interfaces {
+		if err := w.plug(m, n, ifc); err != nil {
+			return fmt.Errorf("failed to plug %s/eth%d into %s: %w", m.Name, n, ifc.Network, err)
+		}
+	}
+	if err := m.Do(m.configure); err != nil {
+		return fmt.Errorf("failed to configure host %q: %w", m.Name, err)
+	}
+	return nil
+}
+
+// PowerOff takes a host away as a power failure does: its cables first, then everything that its kernel
+// held. What runs on it is to be killed by the caller right after, because a process keeps its namespaces.
+func (w *World) PowerOff(host string) error {
+	ports, err := w.ports(host, "")
+	if err != nil {
+		return err
+	}
+	m := w.machines[host]
+	if !m.On() {
+		return ErrOff
+	}
+	err = w.sw.Do(func() error {
+		for _, p := range ports {
+			l, err := netlink.LinkByName(p)
+			if err != nil {
+				return fmt.Errorf("failed to find the switch port %q: %w", p, err)
+			}
+			if err := netlink.LinkDel(l); err != nil {
+				return fmt.Errorf("failed to remove the switch port %q: %w", p, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if w.watch != nil {
+		w.watch.forget(host)
+	}
+	m.shut()
+	return nil
+}
+
+// PowerOn boots a host that was switched off: a new kernel state with the addresses, routes and settings
+// of its description and nothing else. Its folder is its disk and is kept. Its cables are whole and
+// undisturbed; hosts that were kept apart still are.
+func (w *World) PowerOn(host string) error {
+	m := w.machines[host]
+	if m == nil {
+		return fmt.Errorf("no host %q", host)
+	}
+	if m.On() {
+		return errors.New("the host is switched on already")
+	}
+	if err := m.boot(w.names); err != nil {
+		return fmt.Errorf("failed to boot host %q: %w", host, err)
+	}
+	if w.watch != nil {
+		if err := w.watch.add(m); err != nil {
+			return err
+		}
+	}
+	if err := w.connect(m); err != nil {
+		return err
+	}
+	for pair := range w.separated {
+		if pair[1] != host {
+			continue
+		}
+		if err := w.Separate(pair[0], pair[1]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Machine returns the host called name, or nil.
@@ -145,20 +226,32 @@ func (w *World) Owner(mac net.HardwareAddr) string {
 
 // Close ends the hosts. Processes that were started on them must have ended.
 func (w *World) Close() {
+	if w.watch != nil {
+		w.watch.close()
+	}
 	for _, m := range append(w.order, w.sw) {
 		if m != nil {
-			close(m.do)
+			m.shut()
 		}
 	}
 }
 
-// newMachine starts the thread that is the host.
 func newMachine(h Host, index int, dir string, names map[string][]netip.Addr) (*Machine, error) {
-	m := &Machine{Name: h.Name, Host: h, index: index, Dir: filepath.Join(dir, h.Name), do: make(chan call)}
+	m := &Machine{Name: h.Name, Host: h, index: index, Dir: filepath.Join(dir, h.Name)}
 	if err := os.MkdirAll(m.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	ready := make(chan error, 1)
+	if err := m.boot(names); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// boot starts the thread that is the host.
+func (m *Machine) boot(names map[string][]netip.Addr) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	do, ready := make(chan call), make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, and with it the namespaces
 		err := m.enter(names)
@@ -166,14 +259,32 @@ func newMachine(h Host, index int, dir string, names map[string][]netip.Addr) (*
 		if err != nil {
 			return
 		}
-		for c := range m.do {
+		for c := range do {
 			c.done <- c.fn()
 		}
 	}()
 	if err := <-ready; err != nil {
-		return nil, err
+		return err
 	}
-	return m, nil
+	m.do = do
+	return nil
+}
+
+// shut ends the thread that is the host.
+func (m *Machine) shut() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.do != nil {
+		close(m.do)
+		m.do = nil
+	}
+}
+
+// On reports whether the host is switched on.
+func (m *Machine) On() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.do != nil
 }
 
 // enter gives the calling thread namespaces of its own and a /run, /sys and /etc/hosts that fit them.
@@ -242,6 +353,11 @@ func (m *Machine) enter(names map[string][]netip.Addr) error {
 // Do runs fn on the host's thread, one call at a time. Sockets that fn opens and processes that it
 // starts belong to the host. fn must not block for long.
 func (m *Machine) Do(fn func() error) error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.do == nil {
+		return fmt.Errorf("%s: %w", m.Name, ErrOff)
+	}
 	c := call{fn: fn, done: make(chan error, 1)}
 	m.do <- c
 	return <-c.done
@@ -327,6 +443,7 @@ func (m *Machine) configure() error {
 		if err != nil {
 			return err
 		}
+		m.links.Store(link.Attrs().Index, name)
 		_ = writeSysctl("net.ipv6.conf."+name+".accept_dad", "0")
 		_ = writeSysctl("net.ipv6.conf."+name+".accept_ra", "0")
 		if err := netlink.LinkSetUp(link); err != nil {
@@ -462,6 +579,7 @@ func (w *World) Separate(from, to string) error {
 	if src == nil {
 		return fmt.Errorf("no host %q", from)
 	}
+	w.separated[[2]string{from, to}] = true
 	return w.each(to, "", func(l netlink.Link) error {
 		cls := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
 		if err := netlink.QdiscAdd(cls); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -490,6 +608,7 @@ func (w *World) Join(from, to string) error {
 	if src == nil {
 		return fmt.Errorf("no host %q", from)
 	}
+	delete(w.separated, [2]string{from, to})
 	return w.each(to, "", func(l netlink.Link) error {
 		for i := range src.MACs {
 			if err := netlink.FilterDel(pairFilter(l, src, i)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
