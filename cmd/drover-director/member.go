@@ -375,6 +375,13 @@ func orInterface(v spec.VIP, f *spec.File) string {
 // conflict hears of somebody else who claims a VIP that this director has leased, and says once more where it
 // is.
 func (m *member) conflict(c arp.Conflict) {
+	// What waited while this process was stopped is about a time in which it had no lease.
+	m.mu.Lock()
+	held := slices.ContainsFunc(m.base.Spec.VIPs, func(v spec.VIP) bool { return v.Prefix.Addr() == c.Addr && m.keeper.Leased(v.Group) })
+	m.mu.Unlock()
+	if !held {
+		return
+	}
 	if c.Count == 1 {
 		m.events.add(slog.LevelError, "conflict", "%s claims %s on %s, which this director has leased", m.owner(c.MAC.String()), c.Addr, c.Interface)
 	}
