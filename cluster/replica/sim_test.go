@@ -173,6 +173,9 @@ func (s *sim) propose(n *simNode) {
 	if err == nil {
 		err = n.store.Update(func(l Log) (next Log, err error) {
 			next, e, err = l.Propose(n.active, Version{}, fmt.Append(nil, "text ", s.text), Meta{Node: n.name, When: time.Unix(int64(s.text), 0)})
+			if err == nil {
+				s.parents[e.Change] = e.Parent // a failed write can be found after a crash
+			}
 			return next, err
 		})
 	}

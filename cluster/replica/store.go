@@ -245,7 +245,8 @@ func (s *Store) lostError() error {
 }
 
 // Update replaces the log by what change makes of it, on disk first. Updates come one after the other. An
-// error of change, or one that wraps ErrStorage, leaves everything as it was. An acknowledged version that
+// error of change, or one that wraps ErrStorage, leaves everything as it was; if the disk cannot even remove
+// what it failed to store, no other change is stored before it can, and a restart may find the failed one. An acknowledged version that
 // cannot be stored is no error: it is in the log, and the next update tries again.
 func (s *Store) Update(change func(Log) (Log, error)) error {
 	s.mu.Lock()
