@@ -73,8 +73,8 @@ type candidacy struct {
 	againAt  time.Duration // ask again who has not answered the campaign
 	restAt   time.Duration // do not try before, after a step-down
 	attempts int
-	force    bool
-	reserved bool // the last holder named this node
+	forceEnd time.Duration // until then regardless of the version
+	reserved bool          // the last holder named this node
 
 	lastHolder string
 	successor  string
@@ -175,7 +175,8 @@ func (c *Core) stepDown(g int, why, successor string) {
 }
 
 // Promote asks the active node, if there is one, to hand the group over to this one, whatever the priorities; a
-// voter's refusal for an old version stands unless force is set, which may lose acknowledged changes.
+// voter's refusal for an old version stands unless force is set, which may lose acknowledged changes; it counts for
+// two leases.
 func (c *Core) Promote(now time.Duration, group string, force bool) Output {
 	c.begin(now)
 	g := c.group(group)
@@ -185,8 +186,10 @@ func (c *Core) Promote(now time.Duration, group string, force bool) Output {
 		return c.finish()
 	}
 	if r.phase == waiting {
-		r.force = force
 		r.restAt = 0
+		if r.forceEnd = 0; force {
+			r.forceEnd = c.now + 2*c.cfg.Lease
+		}
 		r.probeAt = c.now
 		c.askHandOver(r, g, FlagForce)
 		c.tickCandidate()
@@ -286,7 +289,7 @@ func (c *Core) sendRequest(g, v int) {
 	if w.until > c.now || c.broken.claimHeld {
 		e.Flags |= FlagHeld
 	}
-	if r.force {
+	if c.now < r.forceEnd {
 		e.Flags |= FlagForce
 	}
 	c.ask(v, e)
@@ -300,7 +303,7 @@ func (c *Core) sendProbe(g, v int) {
 		return
 	}
 	e := Entry{Kind: Probe, Group: uint8(g)}
-	if r.force {
+	if c.now < r.forceEnd {
 		e.Flags = FlagForce
 	}
 	c.ask(v, e)
@@ -413,7 +416,7 @@ func (c *Core) count(g int) {
 		r.deadline, r.told = deadline, deadline
 		attempts := r.attempts
 		c.enter(r, active)
-		r.attempts, r.force, r.oldVersion, r.lastHolder = 0, false, false, c.cfg.Self
+		r.attempts, r.forceEnd, r.oldVersion, r.lastHolder = 0, 0, false, c.cfg.Self
 		why := fmt.Sprintf("granted by %d of %d voters", n, len(c.voters))
 		if attempts > 1 {
 			why += fmt.Sprintf(" at attempt %d", attempts)

@@ -86,7 +86,8 @@ type broken struct {
 	countFromReceipt, noSilence, noDrift, replay, anyRelease, halfQuorum, inherit, ignoreVersion, claimHeld bool
 }
 
-// Core is the election of one node.
+// Core is the election of one node. Methods that take a group panic if it is not one of [Config.Groups]. Times are on
+// the caller's clock; one that is before that of an earlier call counts as that.
 type Core struct {
 	cfg                        Config
 	voters, candidates, groups []string // sorted

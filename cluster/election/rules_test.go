@@ -361,3 +361,35 @@ func TestRivalForgetsNoReplay(t *testing.T) {
 		}
 	}
 }
+
+func TestTooManyPeers(t *testing.T) {
+	c, err := New(Config{Self: "w", Voters: []string{"w"}, Groups: []string{"g"}, Lease: time.Second, Incarnation: 1}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 70 {
+		m := Message{Class: Ask, Hash: c.hash, Inc: 2, Seq: 1, Entries: []Entry{{Kind: Probe}}}
+		from := fmt.Sprintf("d%d", i)
+		out := c.Receive(0, from, m)
+		if fits := i < MaxCandidates; (len(out.Send) == 1) != fits || (len(out.Events) == 1) == fits {
+			t.Errorf("%s: %+v", from, out)
+		}
+		if out = c.Receive(0, from, m); len(out.Events) != 0 {
+			t.Errorf("%s is reported again", from)
+		}
+	}
+	if len(c.peers) != MaxCandidates {
+		t.Errorf("%d peers", len(c.peers))
+	}
+}
+
+// A group that is not configured is a mistake of the caller.
+func TestUnknownGroupPanics(t *testing.T) {
+	n := newNet(t, three()...)
+	defer func() {
+		if r := recover(); r == nil || !strings.Contains(fmt.Sprint(r), `election: unknown group "h"`) {
+			t.Errorf("%v", r)
+		}
+	}()
+	n.core("d1").Status(0, "h")
+}

@@ -853,3 +853,20 @@ func TestSimulatorNotices(t *testing.T) {
 		})
 	}
 }
+
+// The same seed gives the same history.
+func TestSimulatorRepeats(t *testing.T) {
+	for seed := range uint64(5) {
+		var stories [2]string
+		for i := range stories {
+			s := newSim(seed, broken{})
+			for range 10_000 {
+				s.step()
+			}
+			stories[i] = s.story()
+		}
+		if stories[0] != stories[1] {
+			t.Errorf("seed %d: two histories:\n%s\n\n%s", seed, stories[0], stories[1])
+		}
+	}
+}
