@@ -48,7 +48,8 @@ type Member struct {
 	Start   uint64    // differs from start to start of the node; a later one is larger as long as its clock does not go back
 }
 
-// Conflict is a second node that has the name of a first one. The others go on with the first.
+// Conflict is a second node that has the name of a first one. The others go on with the first. All that exchange with
+// the second learn of it, and the second itself; the first need not, as the second takes it for itself.
 type Conflict struct {
 	Name        string
 	First       netip.AddrPort
@@ -232,7 +233,7 @@ func (g gossip) NotifyConflict(existing, other *memberlist.Node) {
 		// One of the two is this node, and who started later is the second.
 		if meta.start < n.start || meta.start == n.start && second.Compare(first) < 0 {
 			first, second, secondStart, muted = second, first, n.start, true
-			n.mutedUntil = now.Add(4 * n.opt.Timing.PushPullInterval)
+			n.mutedUntil = now.Add(4 * n.opt.Timing.ReconnectInterval) // join asks again before that
 		}
 	} else if m := n.members[existing.Name]; m == nil || m.State != Alive {
 		n.mu.Unlock()

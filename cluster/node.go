@@ -309,10 +309,14 @@ func (n *Node) join(ctx context.Context, ml *memberlist.Memberlist, wg *sync.Wai
 func (n *Node) targets(ctx context.Context) (out []netip.AddrPort, err error) {
 	n.mu.Lock()
 	known := map[netip.AddrPort]bool{n.address: true}
-	var gone []netip.AddrPort
+	var gone, live []netip.AddrPort
+	muted := n.mutedLocked() != nil
 	for _, m := range n.members {
 		if m.State == Alive {
 			known[m.Address] = true
+			if m.Name != n.opt.Name {
+				live = append(live, m.Address)
+			}
 		} else {
 			gone = append(gone, m.Address)
 		}
@@ -341,6 +345,10 @@ func (n *Node) targets(ctx context.Context) (out []netip.AddrPort, err error) {
 		}
 	}
 	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	if muted && len(live) > 0 {
+		// An exchange with any member shows whether the first node of this name is still there.
+		out = append(out, live[rand.IntN(len(live))])
+	}
 	if len(gone) > 0 {
 		add(gone[rand.IntN(len(gone))])
 	}

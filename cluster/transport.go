@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -29,6 +30,8 @@ type socketTransport struct {
 	done      chan struct{}
 	once      sync.Once
 	wg        sync.WaitGroup
+	dialing   context.Context // ends with the transport
+	stop      context.CancelFunc
 }
 
 func listen(bind, advertise netip.AddrPort) (*socketTransport, error) {
@@ -43,13 +46,17 @@ func listen(bind, advertise netip.AddrPort) (*socketTransport, error) {
 }
 
 func listenOnce(bind, advertise netip.AddrPort) (*socketTransport, error) {
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
+	tcpNet, udpNet := "tcp", "udp"
+	if bind.Addr().Is4() { // else the net package takes 0.0.0.0 for every address of IPv6, too
+		tcpNet, udpNet = "tcp4", "udp4"
+	}
+	tcp, err := net.ListenTCP(tcpNet, net.TCPAddrFromAddrPort(bind))
 	if err != nil {
 		return nil, fmt.Errorf("failed to listen: %w", err)
 	}
 	at := tcp.Addr().(*net.TCPAddr).AddrPort()
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind.Addr(), at.Port())))
+	udp, err := net.ListenUDP(udpNet, net.UDPAddrFromAddrPort(netip.AddrPortFrom(bind.Addr(), at.Port())))
 	if err != nil {
 		tcp.Close()
 		return nil, fmt.Errorf("failed to listen: %w", err)
@@ -62,6 +69,7 @@ func listenOnce(bind, advertise netip.AddrPort) (*socketTransport, error) {
 		advertise: advertise, tcp: tcp, udp: udp,
 		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), done: make(chan struct{}),
 	}
+	t.dialing, t.stop = context.WithCancel(context.Background())
 	t.wg.Go(t.accept)
 	t.wg.Go(t.receive)
 	return t, nil
@@ -81,7 +89,8 @@ func (t *socketTransport) WriteTo(b []byte, addr string) (time.Time, error) {
 }
 
 func (t *socketTransport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout("tcp", addr, timeout)
+	d := net.Dialer{Timeout: timeout}
+	return d.DialContext(t.dialing, "tcp", addr)
 }
 
 func (t *socketTransport) PacketCh() <-chan *memberlist.Packet { return t.packets }
@@ -90,6 +99,7 @@ func (t *socketTransport) StreamCh() <-chan net.Conn           { return t.stream
 func (t *socketTransport) Shutdown() error {
 	t.once.Do(func() {
 		close(t.done)
+		t.stop()
 		t.tcp.Close()
 		t.udp.Close()
 	})
