@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/drover-lb/drover/ipvs/ipvstest"
@@ -15,21 +14,18 @@ import (
 // shapes are numbers of services and of servers in each.
 var shapes = [][2]int{{1000, 10}, {100, 100}}
 
-// shape returns the commands that make a table, and the same as input of ipvsadm -R.
-func shape(services, servers int, scheduler string) ([]Command, string) {
+// shape returns the commands that make a table.
+func shape(services, servers int, scheduler string) []Command {
 	var cmds []Command
-	var rules strings.Builder
 	for i := range services {
 		k := Key{Family: IPv4, Protocol: TCP, Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Port: 80}
 		cmds = append(cmds, NewService(service(k, scheduler)))
-		fmt.Fprintf(&rules, "-A -t %s:80 -s %s\n", k.Addr, scheduler)
 		for j := range servers {
 			d := Destination{DestKey: DestKey{netip.AddrFrom4([4]byte{10, 2, byte(j >> 8), byte(j)}), 80}, Forward: DirectRoute, Weight: 1}
 			cmds = append(cmds, NewDest(k, d))
-			fmt.Fprintf(&rules, "-a -t %s:80 -r %s -g -w 1\n", k.Addr, d.DestKey)
 		}
 	}
-	return cmds, rules.String()
+	return cmds
 }
 
 // program times f, each time in a network namespace of its own: deleted servers of an earlier run
@@ -51,26 +47,6 @@ func program(b *testing.B, f func(c *Client)) {
 	}
 }
 
-// BenchmarkKernelProgram makes a table from nothing, with a client and with ipvsadm -R.
-func BenchmarkKernelProgram(b *testing.B) {
-	if err := LoadScheduler(context.Background(), "wlc"); err != nil {
-		b.Fatal(err)
-	}
-	for _, s := range shapes {
-		cmds, rules := shape(s[0], s[1], "wlc")
-		b.Run(fmt.Sprintf("%dx%d/drover", s[0], s[1]), func(b *testing.B) {
-			program(b, func(c *Client) {
-				if errs := c.Apply(context.Background(), cmds); errs != nil {
-					b.Error(errs[0])
-				}
-			})
-		})
-		b.Run(fmt.Sprintf("%dx%d/ipvsadm", s[0], s[1]), func(b *testing.B) {
-			program(b, func(*Client) { ipvstest.IpvsadmInput(b, rules, "-R") })
-		})
-	}
-}
-
 // BenchmarkKernelMaglev makes a table whose schedulers are expensive to change: mh builds its table
 // anew with each server. One that is put on last builds it once. To put it on a service without
 // scheduler ("none") spares the kernel the wait for the users of the old one (synchronize_rcu in
@@ -81,7 +57,7 @@ func BenchmarkKernelMaglev(b *testing.B) {
 			if err := LoadScheduler(context.Background(), first); err != nil {
 				b.Fatal(err)
 			}
-			cmds, _ := shape(s[0], s[1], first)
+			cmds := shape(s[0], s[1], first)
 			if first != "mh" {
 				for _, c := range cmds {
 					if c.Op == OpNewService {
@@ -101,10 +77,10 @@ func BenchmarkKernelMaglev(b *testing.B) {
 	}
 }
 
-// BenchmarkKernelList reads a table, with a client and with ipvsadm -Ln.
+// BenchmarkKernelList reads a table in each of the ways there are. Beside ipvsadm is the table of make bench.
 func BenchmarkKernelList(b *testing.B) {
 	for _, s := range shapes {
-		cmds, _ := shape(s[0], s[1], "wlc")
+		cmds := shape(s[0], s[1], "wlc")
 		run := func(b *testing.B, f func(c *Client)) {
 			ipvstest.NewNamespace(b)
 			c := dial(b)
@@ -114,29 +90,26 @@ func BenchmarkKernelList(b *testing.B) {
 				f(c)
 			}
 		}
-		b.Run(fmt.Sprintf("%dx%d/drover", s[0], s[1]), func(b *testing.B) {
+		b.Run(fmt.Sprintf("%dx%d/list", s[0], s[1]), func(b *testing.B) {
 			run(b, func(c *Client) {
 				if _, err := c.List(context.Background()); err != nil {
 					b.Error(err)
 				}
 			})
 		})
-		b.Run(fmt.Sprintf("%dx%d/drover-services", s[0], s[1]), func(b *testing.B) {
+		b.Run(fmt.Sprintf("%dx%d/services", s[0], s[1]), func(b *testing.B) {
 			run(b, func(c *Client) {
 				if _, err := c.Services(context.Background()); err != nil {
 					b.Error(err)
 				}
 			})
 		})
-		b.Run(fmt.Sprintf("%dx%d/drover-fingerprint", s[0], s[1]), func(b *testing.B) {
+		b.Run(fmt.Sprintf("%dx%d/fingerprint", s[0], s[1]), func(b *testing.B) {
 			run(b, func(c *Client) {
 				if _, err := c.Fingerprint(context.Background()); err != nil {
 					b.Error(err)
 				}
 			})
-		})
-		b.Run(fmt.Sprintf("%dx%d/ipvsadm", s[0], s[1]), func(b *testing.B) {
-			run(b, func(*Client) { ipvstest.Ipvsadm(b, "-L", "-n") })
 		})
 	}
 }

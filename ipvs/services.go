@@ -62,11 +62,10 @@ func (c *Client) ListDestinations(ctx context.Context, services []ServiceEntry, 
 	err := c.request(ctx, func(op *operation) error {
 		out.dests, out.ends = out.dests[:0], nil
 		for _, k := range keys {
-			dests, err := c.dumpDests(op, k, 0)
-			if err != nil {
+			var err error
+			if out.dests, err = c.dumpDests(op, out.dests, k, 0); err != nil {
 				return err
 			}
-			out.dests = append(out.dests, dests...)
 			out.ends = append(out.ends, len(out.dests))
 		}
 		return nil
@@ -108,11 +107,11 @@ func (c *Client) list(op *operation, passes int) ([]ServiceEntry, error) {
 			if _, ok := dests[k]; ok {
 				continue
 			}
-			d, err := c.dumpDests(op, k, passes)
-			if err != nil {
+			var err error
+			if c.dests, err = c.dumpDests(op, c.dests[:0], k, passes); err != nil {
 				return nil, err
 			}
-			dests[k] = slices.Clone(d)
+			dests[k] = slices.Clone(c.dests)
 		}
 		if pass == passes {
 			break
@@ -154,15 +153,16 @@ func (c *Client) dumpServices(op *operation) ([]ServiceEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return unique(services, func(s ServiceEntry) Key { return s.Key }), nil
+	return unique(services, func(s *ServiceEntry) Key { return s.Key }, Key.Compare), nil
 }
 
-// dumpDests reads the destinations of a service; there are none if the service is missing (the
-// kernel does not tell). They are valid until the next call.
-func (c *Client) dumpDests(op *operation, k Key, passes int) ([]DestinationEntry, error) {
+// dumpDests reads the destinations of a service and appends them to list; there are none if the service
+// is missing (the kernel does not tell).
+func (c *Client) dumpDests(op *operation, list []DestinationEntry, k Key, passes int) ([]DestinationEntry, error) {
+	start := len(list)
 	var before []DestinationEntry
 	for pass := 0; ; pass++ {
-		scratch := c.dests[:0]
+		list = list[:start]
 		c.reads.Add(1)
 		c.begin(cmdGetDest, unix.NLM_F_DUMP)
 		nest := len(c.out)
@@ -178,33 +178,46 @@ func (c *Client) dumpDests(op *operation, k Key, passes int) ([]DestinationEntry
 				if err != nil {
 					return err
 				}
-				scratch = append(scratch, d)
+				if len(list) == cap(list) { // append alone would move a long list some twenty times
+					list = slices.Grow(list, max(16, len(list)))
+				}
+				list = append(list, d)
 			}
 			return nil
 		})
-		c.dests = scratch
 		if err != nil || datagrams <= 1 {
-			return scratch, err
+			return list, err
 		}
-		now := unique(scratch, func(d DestinationEntry) DestKey { return d.DestKey })
+		now := unique(list[start:], func(d *DestinationEntry) DestKey { return d.DestKey }, DestKey.Compare)
+		list = list[:start+len(now)]
 		if pass == passes || pass > 0 && slices.EqualFunc(before, now, func(a, b DestinationEntry) bool { return a.DestKey == b.DestKey }) {
-			return now, nil
+			return list, nil
 		}
-		before = slices.Clone(now)
+		before = append(before[:0], now...)
 	}
 }
 
-// unique removes all but the last entry of each key, in place.
-func unique[E any, K comparable](entries []E, key func(E) K) []E {
+// unique removes all but the last entry of each key, in place. As a rule there is nothing to remove,
+// and often the kernel's order is that of the keys or its reverse, which is seen without memory.
+func unique[E any, K comparable](entries []E, key func(*E) K, compare func(a, b K) int) []E {
+	ascending, descending := true, true
+	for i := 1; i < len(entries) && (ascending || descending); i++ {
+		c := compare(key(&entries[i-1]), key(&entries[i]))
+		ascending, descending = ascending && c < 0, descending && c > 0
+	}
+	if ascending || descending {
+		return entries
+	}
 	seen := make(map[K]int, len(entries))
 	kept := entries[:0]
-	for _, e := range entries {
-		if i, ok := seen[key(e)]; ok {
-			kept[i] = e
+	for i := range entries {
+		k := key(&entries[i])
+		if j, ok := seen[k]; ok {
+			kept[j] = entries[i]
 			continue
 		}
-		seen[key(e)] = len(kept)
-		kept = append(kept, e)
+		seen[k] = len(kept)
+		kept = append(kept, entries[i])
 	}
 	return kept
 }

@@ -62,7 +62,7 @@ func Table(w io.Writer, info ipvs.Info, services []ipvs.ServiceEntry, destinatio
 	b := make([]byte, 0, 64<<10)
 	b = fmt.Appendf(b, "IP Virtual Server version %s (size=%d)\n", info.Version, info.ConnTableSize)
 	b = append(b, titles[o.View]...)
-	var dests, tmp []ipvs.DestinationEntry
+	var dests, tmp []*ipvs.DestinationEntry // sorted in place of the entries, which are large
 	for batch, err := range destinations.batches(services) {
 		if err != nil {
 			return err
@@ -70,12 +70,18 @@ func Table(w io.Writer, info ipvs.Info, services []ipvs.ServiceEntry, destinatio
 		for i := range batch {
 			s := &batch[i]
 			b = appendService(b, s, o)
-			dests = append(dests[:0], s.Destinations...)
-			if !o.NoSort {
-				tmp = mergeSort(dests, tmp, compareDests)
+			dests = slices.Grow(dests[:0], len(s.Destinations))
+			for j := range s.Destinations {
+				dests = append(dests, &s.Destinations[j])
 			}
-			for j := range dests {
-				b = appendDest(b, &dests[j], o)
+			if !o.NoSort {
+				tmp = mergeSort(dests, tmp, func(a, b **ipvs.DestinationEntry) int { return compareDests(*a, *b) })
+			}
+			for _, d := range dests {
+				b = appendDest(b, d, o)
+				if err := flush(w, &b, 60<<10); err != nil {
+					return err
+				}
 			}
 			if err := flush(w, &b, 60<<10); err != nil {
 				return err
