@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -102,6 +103,10 @@ func onHost(ctx context.Context, o options, only string, stdout, stderr io.Write
 		return err
 	}
 	defer os.RemoveAll(share)
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, filepath.Join(o.programs, "drover"), "lab", "exec", "--memory", "1536", "--timeout", hostTimeout.String(), "--share", share, "--",
 		self, "-share", share, "-programs", o.programs, "-runs", strconv.Itoa(o.runs), "-only", only)
 	cmd.Stdout, cmd.Stderr = stderr, stderr
@@ -116,6 +121,7 @@ func onHost(ctx context.Context, o options, only string, stdout, stderr io.Write
 	if err := json.Unmarshal(b, &r); err != nil {
 		return fmt.Errorf("failed to read the figures of the guest: %w", err)
 	}
+	r.Load = strings.Join(strings.Fields(string(load))[:3], " ")
 	if o.only.MatchString("binaries") {
 		s, err := binaries(o.programs)
 		r.add(s, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"encoding/json"
 )
 
 // Unit is what a figure counts.
@@ -69,6 +68,15 @@ func (f *Figure) took(d time.Duration) {
 func (f *Figure) counted(u Unit, n float64) {
 	f.Unit = u
 	f.Samples = append(f.Samples, n)
+}
+
+// less is f without the median of o.
+func (f Figure) less(o Figure) Figure {
+	out := Figure{Unit: f.Unit}
+	for _, v := range f.Samples {
+		out.Samples = append(out.Samples, v-o.Median())
+	}
+	return out
 }
 
 // Target is what a row is to reach; the zero value is none. A bound holds for the median.
@@ -188,6 +196,7 @@ type Report struct {
 	Started  time.Time `json:"started"`
 	Kernel   string    `json:"kernel"`
 	Runs     int       `json:"runs"` // of which a figure is the median
+	Load     string    `json:"load"` // of the machine when it began, as /proc/loadavg
 	Sections []Section `json:"sections"`
 }
 
@@ -213,6 +222,7 @@ func (r *Report) err() error {
 func (r *Report) Print(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Drover on Linux %s; medians of %d. Ratio: how many times Drover's figure the other's is.\n", r.Kernel, r.Runs)
+	fmt.Fprintf(&b, "Load of the machine when it began: %s. Figures are noisy on one that has something else to do.\n", r.Load)
 	met, of := 0, 0
 	for i := range r.Sections {
 		s := &r.Sections[i]

@@ -22,7 +22,7 @@ func (s shape) String() string { return fmt.Sprintf("%d x %d", s.services, s.ser
 const vips = 10
 
 func (s shape) vip(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, 0, 100, byte(1 + i%min(vips, s.services))})
+	return netip.AddrFrom4([4]byte{10, 0, 100, byte(1 + i%vips)})
 }
 
 func port(i int) int { return 1000 + i/vips }
