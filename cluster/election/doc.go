@@ -34,7 +34,9 @@
 //
 // A voter refuses a candidate which has stored less than the newest acknowledged [Version] that it has heard of.
 // [Core.Confirmed] tells what a majority of voters knew of while they granted: a change that is stored where it has to be and
-// confirmed is not lost to an election, unless a majority of voters loses its memory.
+// confirmed is not lost to an election of that group, unless a majority of voters loses its memory. Another
+// group may at that moment go to a candidate that lacks the change, so the active one of one and the same group has to
+// order all changes.
 //
 // Before it campaigns, a candidate asks without taking anything (a probe). A voter remembers whom it refused and
 // tells them when the group becomes free; the probe is repeated every half Lease in case that message gets lost.
