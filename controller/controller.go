@@ -122,6 +122,7 @@ type Controller struct {
 	lifted   map[string]bool // by group: whether the fence was lifted; absent where that is not known
 	fenceErr error
 
+	syncing                bool
 	syncDue                bool          // the daemons are to be looked after as soon as the kernel is free
 	daemons                []ipvs.Daemon // as last seen
 	syncErr, backupOnlyErr error

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,9 @@ const (
 	metricRenewals     = "vip_renewals_total"
 	metricReloads      = "reloads_total"
 	metricVIP          = "vip_held"
+	metricGroup        = "group_active"
+	metricSync         = "sync_daemon"
+	metricConnections  = "connections"
 	metricServices     = "services"
 	metricServers      = "real_servers"
 	metricPending      = "pending_changes"
@@ -109,6 +113,7 @@ func (m *metrics) reload(ok bool) { m.reloads.WithLabelValues(result(ok)).Inc() 
 type stateCollector struct {
 	c                                                                    *Controller
 	vip, services, servers, pending, failing, strangers, reachable, last *prometheus.Desc
+	group, sync, connections                                             *prometheus.Desc
 }
 
 func newStateCollector(c *Controller) *stateCollector {
@@ -116,20 +121,23 @@ func newStateCollector(c *Controller) *stateCollector {
 		return prometheus.NewDesc(prometheus.BuildFQName(metricNamespace, metricSubsystem, name), help, labels, nil)
 	}
 	return &stateCollector{
-		c:         c,
-		vip:       desc(metricVIP, "1 if the VIP is on its interface, else 0.", "vip", "interface"),
-		services:  desc(metricServices, "Services of the spec."),
-		servers:   desc(metricServers, "Real servers of all services of the spec."),
-		pending:   desc(metricPending, "Differences between the spec and the IPVS table as last seen."),
-		failing:   desc(metricFailing, "Changes of the IPVS table that the kernel refuses."),
-		strangers: desc("strangers", "Services in the IPVS table that are not ours and left alone."),
-		reachable: desc(metricReachable, "1 if the IPVS table could be read and changed at the last try, else 0."),
-		last:      desc(metricLastPass, "When everything was compared with the kernel last."),
+		c:           c,
+		vip:         desc(metricVIP, "1 if the VIP is on its interface, else 0.", "vip", "interface"),
+		group:       desc(metricGroup, "1 if this director is active for the group of VIPs, else 0.", "group"),
+		sync:        desc(metricSync, "1 if the kernel's sync daemon of the role (master, backup) runs, else 0.", "role"),
+		connections: desc(metricConnections, "Connections of the services in the IPVS table as last listed, by state (active, inactive).", "state"),
+		services:    desc(metricServices, "Services of the spec."),
+		servers:     desc(metricServers, "Real servers of all services of the spec."),
+		pending:     desc(metricPending, "Differences between the spec and the IPVS table as last seen."),
+		failing:     desc(metricFailing, "Changes of the IPVS table that the kernel refuses."),
+		strangers:   desc("strangers", "Services in the IPVS table that are not ours and left alone."),
+		reachable:   desc(metricReachable, "1 if the IPVS table could be read and changed at the last try, else 0."),
+		last:        desc(metricLastPass, "When everything was compared with the kernel last."),
 	}
 }
 
 func (s *stateCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.vip, s.services, s.servers, s.pending, s.failing, s.strangers, s.reachable, s.last} {
+	for _, d := range []*prometheus.Desc{s.vip, s.group, s.sync, s.connections, s.services, s.servers, s.pending, s.failing, s.strangers, s.reachable, s.last} {
 		ch <- d
 	}
 }
@@ -153,6 +161,18 @@ func (s *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, v := range st.VIPs {
 		gauge(s.vip, one(v.State == VIPHeld || v.State == VIPStatic), v.Address.String(), v.Interface)
+	}
+	for _, g := range st.Groups {
+		gauge(s.group, one(g.Role == "active"), g.Group)
+	}
+	if st.Sync != nil {
+		for _, role := range []string{"master", "backup"} {
+			gauge(s.sync, one(slices.ContainsFunc(st.Sync.Daemons, func(d DaemonStatus) bool { return d.Role == role })), role)
+		}
+	}
+	if st.Connections != nil {
+		gauge(s.connections, float64(st.Connections.Active), "active")
+		gauge(s.connections, float64(st.Connections.Inactive), "inactive")
 	}
 	gauge(s.services, float64(len(st.want.Services)))
 	gauge(s.servers, float64(st.want.Servers()))

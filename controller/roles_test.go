@@ -193,6 +193,7 @@ func TestLeaseEndsUnseen(t *testing.T) {
 				var ended atomic.Bool
 				w.start(two, member, func(o *Options) { o.Leased = func(string) bool { return !ended.Load() } })
 				w.mustRole("default", Role{Active: true, Epoch: 1})
+				time.Sleep(time.Millisecond) // the pass that follows is over
 				ended.Store(true)
 				k.Journal()
 				tc.wake(w, k)
@@ -220,6 +221,77 @@ func TestLeaseEndsUnseen(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A lease may end between any two steps of a takeover, and of a renewal: after the n-th question the answer
+// is no. Then the address is off in the end, and was not announced.
+func TestLeaseEndsInTheMiddle(t *testing.T) {
+	asked := 0
+	for n := range 10 {
+		fake(t, func(w *world, k *kerneltest.Kernel) {
+			w.told = &announced{note: k.Note}
+			var left atomic.Int64
+			left.Store(1 << 30)
+			w.start(one, member, func(o *Options) { o.Leased = func(string) bool { return left.Add(-1) >= 0 } })
+			k.Journal()
+			left.Store(int64(n))
+			err := w.setRole("default", Role{Active: true, Epoch: 1})
+			if err == nil {
+				if asked == 0 {
+					asked = n // as many questions as that were enough
+				}
+				return
+			}
+			if !strings.Contains(err.Error(), "the lease has ended") {
+				t.Errorf("%d: %v", n, err)
+			}
+			time.Sleep(time.Millisecond)
+			j := k.Journal()
+			if k.IP() != "" || slices.Contains(j, "announce 192.0.2.10") {
+				t.Errorf("%d: addresses %q, journal %q", n, k.IP(), j)
+			}
+			// The first question is that of the look, the second that right before the address is put there.
+			if added := slices.ContainsFunc(j, func(s string) bool { return strings.HasPrefix(s, "ip address add") }); added != (n >= 2) {
+				t.Errorf("%d: put there %t, journal %q", n, added, j)
+			}
+		})
+	}
+	if asked != 3 {
+		t.Errorf("asked %d times, want 3: at the look, right before the address is put there, and right after", asked)
+	}
+	for n := range 3 {
+		fake(t, func(w *world, k *kerneltest.Kernel) {
+			var left atomic.Int64
+			left.Store(1 << 30)
+			w.start(one, member, func(o *Options) { o.Leased = func(string) bool { return left.Add(-1) >= 0 } })
+			w.mustRole("default", Role{Active: true, Epoch: 1})
+			time.Sleep(time.Millisecond)
+			left.Store(int64(n))
+			time.Sleep(w.lifetime/renewals + w.lifetime/renewals*time.Duration(n/2))
+			if got := k.IP(); got != "" || len(w.told.claims) != 0 {
+				t.Errorf("renewal, %d: addresses %q, claims %v", n, got, w.told.claims)
+			}
+		})
+	}
+}
+
+// A VIP whose group is not ours any more leaves before the table is looked at.
+func TestGroupLeavesWhileTheTableHangs(t *testing.T) {
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(two, member)
+		w.mustRole("mail", Role{Active: true, Epoch: 1})
+		time.Sleep(time.Millisecond)
+		release := k.Block()
+		defer release()
+		f := w.file(strings.Replace(two, "group: mail", "group: default", 1))
+		if err := w.c.SetFile(context.Background(), f, ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond)
+		if got := k.IP(); got != "" || len(w.told.claims) != 0 {
+			t.Errorf("addresses %q, claims %v", got, w.told.claims)
+		}
+	})
 }
 
 // What a killed predecessor left on the interface is off before the standby says that it is ready, with a

@@ -155,13 +155,24 @@ func (c *Controller) backupOnly() {
 	c.backupOnlyErr = c.kernel.SetBackupOnly(!c.anyActive())
 }
 
-// syncNow makes the sync daemons those that are wanted. What fails is tried again with each pass, and keeps
-// nothing else back.
+// syncNow makes the sync daemons those that are wanted, again if a role changes meanwhile. What fails is tried
+// again with each pass, and keeps nothing else back.
 func (c *Controller) syncNow(ctx context.Context) {
-	c.syncDue = false
-	if c.opts.Sync == nil || c.stopping {
+	if c.syncing {
 		return
 	}
+	c.syncing, c.syncDue = true, true
+	defer func() { c.syncing = false }()
+	for c.syncDue {
+		c.syncDue = false
+		if c.opts.Sync == nil || c.stopping || ctx.Err() != nil {
+			return
+		}
+		c.syncOnce(ctx)
+	}
+}
+
+func (c *Controller) syncOnce(ctx context.Context) {
 	c.backupOnly()
 	want := c.wantDaemons()
 	var have []ipvs.Daemon

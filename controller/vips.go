@@ -544,6 +544,10 @@ func (s *vips) take(ctx context.Context, list []*vip) {
 			continue
 		}
 		v.on = true
+		if !s.leased(s.groups[v.key]) { // the process may have been stopped since the first question
+			s.takeOff(ctx, v)
+			continue
+		}
 		v.epoch++
 		s.set(v, VIPHeld, nil)
 	}
@@ -562,6 +566,8 @@ func (s *vips) renew(ctx context.Context) {
 		err := s.kernel.SetAddress(ctx, v.index, v.key.Prefix, s.life)
 		s.renewed(err)
 		switch {
+		case !s.leased(s.groups[v.key]): // the process may have been stopped since the first question
+			s.takeOff(ctx, v)
 		case err != nil:
 			s.set(v, v.state, err)
 		case v.state == VIPHeld || v.state == VIPFailed:

@@ -33,6 +33,7 @@
 //
 // # Limits
 //
-// Only what comes in by the named interfaces is guarded. A packet with a VLAN tag is seen without it, on
+// Programs that others attach through tcx (Linux 6.6) run before this one and may take a packet away from
+// it. Only what comes in by the named interfaces is guarded. A packet with a VLAN tag is seen without it, on
 // the interface that carries the VLANs and on that of the VLAN. ARP other than that of Ethernet passes.
 package fence
