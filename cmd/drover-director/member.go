@@ -163,15 +163,7 @@ func newMember(o memberOptions) (*member, error) {
 	if m.node, err = gossip.NewNode(c, cluster.Director, o.log, o.reg); err != nil {
 		return nil, err
 	}
-	if m.keeper, err = gossip.NewKeeper(c, m.node, true, o.log, lease.Options{
-		Role:     func(r election.RoleChange) { m.seats[r.Group].set(r) },
-		Extended: m.extended,
-		Event:    m.electionEvent,
-	}); err != nil {
-		return nil, err
-	}
-	m.watch = arp.NewWatcher(o.log.With("component", "watch"), m.conflict)
-	m.node.HandleRequest(gossip.KindHandover, m.serveHandover)
+	var epoch uint64
 	m.base, m.source = o.file, api.Spec{Source: o.path, Hash: specHash(o.file)}
 	if o.file.Replicated {
 		store, err := replica.Open(filepath.Join(o.dataDir, "spec"))
@@ -184,6 +176,7 @@ func newMember(o memberOptions) (*member, error) {
 		if m.rep, err = replica.New(replica.Options{Node: c.Name, Store: store, Peers: directors{m}, Confirm: m.confirm, Logger: o.log.With("component", "replica")}); err != nil {
 			return nil, err
 		}
+		epoch = m.rep.Log().Epoch()
 		m.node.HandleRequest(gossip.KindReplica, func(_ context.Context, from string, request []byte) ([]byte, error) {
 			if !slices.Contains(m.opts.Directors(), from) {
 				return nil, fmt.Errorf("%s is not a director of this cluster", from)
@@ -195,6 +188,15 @@ func newMember(o memberOptions) (*member, error) {
 			m.events.add(slog.LevelError, "spec", "the stored specification is not in force here: %v", err)
 		}
 	}
+	if m.keeper, err = gossip.NewKeeper(c, m.node, true, epoch, o.log, lease.Options{
+		Role:     func(r election.RoleChange) { m.seats[r.Group].set(r) },
+		Extended: m.extended,
+		Event:    m.electionEvent,
+	}); err != nil {
+		return nil, err
+	}
+	m.watch = arp.NewWatcher(o.log.With("component", "watch"), m.conflict)
+	m.node.HandleRequest(gossip.KindHandover, m.serveHandover)
 	return m, nil
 }
 
@@ -442,10 +444,6 @@ func (m *member) qualify() {
 			reasons[g] = "maintenance"
 			continue
 		}
-		if m.rep != nil && m.source.Hash == "" {
-			reasons[g] = "no specification yet"
-			continue
-		}
 		for _, v := range m.base.Spec.VIPs {
 			name := orInterface(v, m.base)
 			why, known := m.trouble[name]
@@ -486,6 +484,7 @@ func (m *member) follow(ctx context.Context) {
 				conflicts = len(list)
 			}
 		}
+		m.acknowledge()
 		ready := m.readyServers()
 		m.mu.Lock()
 		same := slices.EqualFunc(ready, m.pooled, func(a, b spec.Member) bool {
@@ -495,6 +494,22 @@ func (m *member) follow(ctx context.Context) {
 		m.mu.Unlock()
 		if !same {
 			m.give(ctx)
+		}
+	}
+}
+
+// acknowledge takes in which version other directors know to be acknowledged.
+func (m *member) acknowledge() {
+	if m.rep == nil {
+		return
+	}
+	for _, r := range m.node.Records() {
+		var d api.Director
+		if r.Key != gossip.DirectorRecord || json.Unmarshal(r.Value, &d) != nil {
+			continue
+		}
+		if v, err := replica.ParseVersion(d.Spec.Acked); err == nil && m.rep.Log().Acked().Less(v) {
+			m.rep.Acknowledged(v)
 		}
 	}
 }

@@ -37,7 +37,7 @@ func newMember(o *settings.Options, cfg *realserver.Config, log *slog.Logger) (*
 		return nil, err
 	}
 	if _, votes := o.Voter(o.Name); votes {
-		m.keeper, err = gossip.NewKeeper(o, m.node, false, log, lease.Options{})
+		m.keeper, err = gossip.NewKeeper(o, m.node, false, 0, log, lease.Options{})
 	}
 	return m, err
 }

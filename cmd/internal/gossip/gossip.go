@@ -57,8 +57,9 @@ func NewNode(o *settings.Options, role cluster.Role, log *slog.Logger, reg prome
 // firstEpoch is when epochs begin to count: they are seconds since then, at the least.
 var firstEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// NewKeeper makes the election's part of a node. opts needs no Config and no Send.
-func NewKeeper(o *settings.Options, node *cluster.Node, candidate bool, log *slog.Logger, opts lease.Options) (*lease.Keeper, error) {
+// NewKeeper makes the election's part of a node. epoch is the largest that is known to have been used. opts needs no
+// Config and no Send.
+func NewKeeper(o *settings.Options, node *cluster.Node, candidate bool, epoch uint64, log *slog.Logger, opts lease.Options) (*lease.Keeper, error) {
 	var seed [16]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func NewKeeper(o *settings.Options, node *cluster.Node, candidate bool, log *slo
 		PreemptDelay: o.PreemptDelay,
 		Incarnation:  binary.BigEndian.Uint64(seed[:]) | 1,
 		Seed:         binary.BigEndian.Uint64(seed[8:]),
-		Epoch:        uint64(max(time.Since(firstEpoch)/time.Second, 1)),
+		Epoch:        max(epoch, uint64(max(time.Since(firstEpoch)/time.Second, 1))),
 		Mode:         mode,
 	}
 	opts.Log = log.With("component", "election")
