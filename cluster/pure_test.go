@@ -22,7 +22,7 @@ func TestWindow(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var w window
 	seen, top := map[uint64]bool{}, uint64(0)
-	for i := range 200_000 {
+	for i := range 50_000 {
 		n := top + uint64(r.IntN(40))
 		switch r.IntN(10) {
 		case 0:
@@ -118,7 +118,7 @@ func itemsOf(m map[recordID]entry) (out []item) {
 func TestMergeProperties(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	now := time.Unix(1_000_000, 0)
-	for i := range 5000 {
+	for i := range 1000 {
 		a, b, c := randomEntries(r, now), randomEntries(r, now), randomEntries(r, now)
 		want := mergeAll(t, now, a, b, c)
 		shuffled := slices.Concat(a, b, c, a)
