@@ -4,6 +4,12 @@
 // and expectations ([Load]). [Run] builds the cluster out of network namespaces ([topology]), starts
 // the processes, plays the scenario while probes ([probe]) measure what a client sees, and reports.
 //
+// Faults are cables cut, hosts kept apart, packets lost, processes killed or frozen, and power failures.
+// That two hosts hold an address at once is found out in two ways: by asking for it on the link every few
+// milliseconds, and by the kernel's own events about addresses. The first counts, because a host that has
+// the address and is silent, or that nobody can reach, harms nobody. A measure step writes down what a
+// fault has cost, and [Summarise] gathers that over many rounds.
+//
 // The same folder runs in user-mode Linux as an ordinary user and, where the host's kernel has IPVS
 // and one is root, in namespaces of the host.
 package lab

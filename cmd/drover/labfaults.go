@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -90,12 +89,9 @@ func runFaults(c *cli.Context, labs []*lab.Config, where string) error {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		var account bytes.Buffer
 		began := time.Now()
-		rerr := runRound(c, labs, where, dir, &account)
-		if err := os.WriteFile(filepath.Join(dir, "account.txt"), account.Bytes(), 0o644); err != nil {
-			return err
-		}
+		account := filepath.Join(dir, "account.txt")
+		rerr := runRound(c, labs, where, dir, account)
 		if err := context.Cause(c.Context); err != nil {
 			return err
 		}
@@ -127,7 +123,11 @@ func runFaults(c *cli.Context, labs []*lab.Config, where string) error {
 		}
 		if rerr != nil && (!errors.Is(rerr, lab.ErrExpectation) || !complete) {
 			res.fail(c.App.Writer, n+1, "all", rerr.Error())
-			fmt.Fprintln(c.App.Writer, tail(account.String(), 20))
+			b, err := os.ReadFile(account)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(c.App.Writer, tail(string(b), 20))
 		}
 	}
 	res.Summaries = lab.Summarise(reports)
@@ -157,8 +157,13 @@ func (f *faultsFile) fail(w io.Writer, round int, name, text string) {
 	fmt.Fprintf(w, "  FAIL  %s: %s\n", name, text)
 }
 
-// runRound runs the labs once, all in one kernel; their reports go below dir.
-func runRound(c *cli.Context, labs []*lab.Config, where, dir string, account io.Writer) error {
+// runRound runs the labs once, all in one kernel; their reports go below dir, what happens to a file.
+func runRound(c *cli.Context, labs []*lab.Config, where, dir, accountFile string) error {
+	account, err := os.Create(accountFile)
+	if err != nil {
+		return err
+	}
+	defer account.Close()
 	if where != "uml" {
 		var errs []error
 		for _, cfg := range labs {

@@ -180,18 +180,19 @@ func parseAddresses(b []byte) ([]AddressChange, error) {
 		if len(m.Data) < unix.SizeofIfAddrmsg {
 			return out, fmt.Errorf("an address message of %d bytes is too short", len(m.Data))
 		}
-		attrs, err := syscall.ParseNetlinkRouteAttr(&m)
-		if err != nil {
-			return out, fmt.Errorf("failed to read the attributes of an address: %w", err)
-		}
 		c := AddressChange{Link: int(binary.NativeEndian.Uint32(m.Data[4:8])), Has: m.Header.Type == unix.RTM_NEWADDR}
-		for _, a := range attrs {
+		for b := m.Data[unix.SizeofIfAddrmsg:]; len(b) >= unix.SizeofRtAttr; {
+			n, kind := int(binary.NativeEndian.Uint16(b)), binary.NativeEndian.Uint16(b[2:])
+			if n < unix.SizeofRtAttr || n > len(b) {
+				return out, fmt.Errorf("an attribute of an address says that it has %d of %d bytes", n, len(b))
+			}
 			// IFA_ADDRESS is the far end of a point-to-point link, where there is IFA_LOCAL.
-			if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !c.Addr.IsValid() {
-				if ip, ok := netip.AddrFromSlice(a.Value); ok {
+			if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !c.Addr.IsValid() {
+				if ip, ok := netip.AddrFromSlice(b[unix.SizeofRtAttr:n]); ok {
 					c.Addr = ip
 				}
 			}
+			b = b[min((n+3)&^3, len(b)):] // attributes begin at multiples of four
 		}
 		if c.Addr.IsValid() {
 			out = append(out, c)
