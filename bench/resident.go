@@ -29,6 +29,7 @@ func resident(ctx context.Context, g *guest) (Section, error) {
 		Notes: []string{
 			fmt.Sprintf("memory and CPU over %s in which nothing changes; CPU is user and system time, in percent of one core", idleTime),
 			"a system call in this kernel costs some twenty times what it costs on a machine, so the CPU figures are upper bounds",
+			"most of the director's CPU time goes into the VIPs, each of which is renewed once a second",
 		},
 	}
 	var director, agent usage
