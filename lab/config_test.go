@@ -104,6 +104,7 @@ func TestComplaintsNameLineAndColumn(t *testing.T) {
 			`23:53: scenario[2]: expect[0]: holders: hosts: "rs2" is not a host of this lab`},
 		{"measure without a beginning", "wait: 1s", "measure: {connections: client/web}", `21:14: scenario[1]: measure: since: is required`},
 		{"measure nothing", "wait: 1s", "measure: {since: cut}", `21:14: scenario[1]: measure: measures nothing`},
+		{"comparison of what is not measured", "wait: 1s", "measure: {since: cut, streams: client/talk, gap_below: other}", `21:60: scenario[1]: measure: gap_below: bounds the gap of connections`},
 		{"measure with the wrong probe", "wait: 1s", "measure: {since: cut, streams: client/web}", `"client/web" is not a probe of kind stream`},
 		{"bound of what is not measured", "wait: 1s", "measure: {since: cut, streams: client/talk, gap_p95: 1s}", `gap_p95: bounds the gap of connections, and none are measured`},
 		{"too long", "wait: 1s", "wait: 2h", `wait: 2h is out of range: must be between 0s and 1h0m0s`},

@@ -60,6 +60,7 @@ func Summarise(reports []*Report) []FaultSummary {
 	index := map[key]int{}
 	var out []FaultSummary
 	var all []values
+	below := map[int]string{}
 	for _, rep := range reports {
 		for _, f := range rep.Faults {
 			k := key{f.Fault, f.System}
@@ -80,6 +81,9 @@ func Summarise(reports []*Report) []FaultSummary {
 				s.Of += c.OK + c.Failed
 				for e, n := range c.Errors {
 					s.Errors[e] += n
+				}
+				if f.GapBelow != "" {
+					below[i] = f.GapBelow
 				}
 				s.Missed = nil // bounds are of the whole distribution
 				if f.GapMedian > 0 && sp.Median > f.GapMedian {
@@ -102,6 +106,12 @@ func Summarise(reports []*Report) []FaultSummary {
 				s.Overlap, s.AddressOverlap = &sp, spread(v.address)
 				s.Coarsest = max(s.Coarsest, h.Coarsest)
 			}
+		}
+	}
+	for i, system := range below {
+		s := &out[i]
+		if k, ok := index[key{s.Fault, system}]; ok && out[k].Gap != nil && s.Gap.Median >= out[k].Gap.Median {
+			s.Missed = append(s.Missed, fmt.Sprintf("median gap %s is not below the %s of %s", round(s.Gap.Median), round(out[k].Gap.Median), system))
 		}
 	}
 	return out

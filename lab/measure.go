@@ -19,6 +19,7 @@ type Measure struct {
 	Address       netip.Addr
 	claimants     []string
 	Median, P95   time.Duration // bounds of the gap over many rounds; 0: none
+	Below         string        // the system whose median gap is to be longer; empty: none
 }
 
 type rawMeasure struct {
@@ -30,6 +31,7 @@ type rawMeasure struct {
 	Address     conf.Value `yaml:"address"`
 	GapMedian   conf.Value `yaml:"gap_median"`
 	GapP95      conf.Value `yaml:"gap_p95"`
+	GapBelow    conf.Value `yaml:"gap_below"`
 }
 
 func (b *builder) measure(r *conf.Reader, v conf.At[rawMeasure]) Action {
@@ -51,10 +53,11 @@ func (b *builder) measure(r *conf.Reader, v conf.At[rawMeasure]) Action {
 	}
 	m.Median = r.Duration(v.V.GapMedian, "gap_median", time.Millisecond, maxTime, 0)
 	m.P95 = r.Duration(v.V.GapP95, "gap_p95", time.Millisecond, maxTime, 0)
+	m.Below = r.String(v.V.GapBelow, "")
 	for _, g := range []struct {
 		v    conf.Value
 		name string
-	}{{v.V.GapMedian, "gap_median"}, {v.V.GapP95, "gap_p95"}} {
+	}{{v.V.GapMedian, "gap_median"}, {v.V.GapP95, "gap_p95"}, {v.V.GapBelow, "gap_below"}} {
 		if g.v.Set && !v.V.Connections.Set {
 			r.Errorf(g.v.Pos, g.name, "bounds the gap of connections, and none are measured")
 		}
@@ -73,6 +76,7 @@ type FaultReport struct {
 	Holders     *HoldersReport     `json:"holders,omitempty"`
 	GapMedian   time.Duration      `json:"gap_median_bound,omitempty"` // over many rounds
 	GapP95      time.Duration      `json:"gap_p95_bound,omitempty"`
+	GapBelow    string             `json:"gap_below,omitempty"` // whose median gap is to be longer, if it was measured, too
 }
 
 // ConnectionsReport sums up the new connections since the fault.
@@ -106,7 +110,7 @@ func (f FaultReport) String() string {
 
 func (r *run) measure(m Measure) (string, error) {
 	w := r.window(m.Since)
-	f := FaultReport{System: m.System, Fault: m.Fault, GapMedian: m.Median, GapP95: m.P95}
+	f := FaultReport{System: m.System, Fault: m.Fault, GapMedian: m.Median, GapP95: m.P95, GapBelow: m.Below}
 	if m.Connections != "" {
 		c := r.procs[m.Connections].series.Connections(w)
 		f.Connections = &ConnectionsReport{OK: c.OK, Failed: c.Failed, Errors: c.Errors, Gap: c.Gap}
