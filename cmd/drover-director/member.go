@@ -260,6 +260,7 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 	}
 	var group sync.WaitGroup
 	group.Go(func() {
+		m.qualify() // without VIPs there is no interface to wait for
 		track(ctx, m.log, m.interfaces, m.retrack, m.judge)
 	})
 	group.Go(func() { m.follow(ctx) })
@@ -327,8 +328,9 @@ func (m *member) sit(ctx context.Context, s *seat) {
 		}
 		if r.Role == election.Yielding {
 			// Off the interfaces; or, if the kernel refuses that, silenced by the fence. Without one the address is
-			// there until its lifetime ends, and the lease must not be given back before.
-			if err != nil && m.fence == nil {
+			// there until its lifetime ends, and the lease must not be given back before. An address that is there for
+			// good is not ours, and the controller has said so.
+			if err != nil && m.fence == nil && lease.Now() < r.Until+m.lifetime() {
 				retry = time.After(100 * time.Millisecond)
 				continue
 			}
@@ -348,6 +350,12 @@ func (m *member) sit(ctx context.Context, s *seat) {
 func specHash(f *spec.File) string {
 	sum := sha256.Sum256((&spec.File{Spec: f.Spec}).Format())
 	return hex.EncodeToString(sum[:])
+}
+
+func (m *member) lifetime() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.own.Director.VIPLifetime
 }
 
 // leading is the group whose active director orders the changes of the specification.

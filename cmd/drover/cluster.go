@@ -312,7 +312,7 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			}
 			pool, weight, ready, out := "-", "-", "-", ""
 			switch a := m.Agent; {
-			case a == nil && m.Role == "witness":
+			case m.Role == "witness":
 				pool = "(witness)"
 			case a != nil:
 				n := 0
