@@ -242,8 +242,24 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 
 var errNotReplicated = &api.Error{Status: http.StatusConflict, Text: "VIPs and services are in this director's own file, so that is where they are changed; without them there, directors replicate them"}
 
-// orderer finds out who orders changes; self if it is this director.
+// orderer finds out who orders changes; self if it is this director. During an election it waits for the outcome.
 func (m *member) orderer(ctx context.Context) (name string, epoch uint64, err error) {
+	end := time.Now().Add(settleTimeout)
+	for {
+		if name, epoch, err = m.orders(ctx); err == nil || time.Now().After(end) {
+			return name, epoch, err
+		}
+		_, _, changed := m.seats[m.leading()].get()
+		select {
+		case <-changed:
+		case <-time.After(m.opts.Lease / 4): // of who else is active there is no event
+		case <-ctx.Done():
+			return "", 0, context.Cause(ctx)
+		}
+	}
+}
+
+func (m *member) orders(ctx context.Context) (name string, epoch uint64, err error) {
 	st, err := m.keeper.Status(ctx, m.leading())
 	switch {
 	case err != nil:
@@ -392,6 +408,10 @@ func (m *member) order(ctx context.Context, epoch uint64, f forwarded) (*api.Cha
 	case errors.Is(err, replica.ErrConflict):
 		return nil, refuse(http.StatusConflict, "%v", err)
 	case errors.Is(err, replica.ErrNotAcknowledged):
+		if v, ok := m.settled(ctx, res.Version); ok {
+			res.Version = v
+			break
+		}
 		return nil, refuse(http.StatusServiceUnavailable, "%v (%v)", err, res)
 	case err != nil:
 		return nil, err

@@ -38,6 +38,8 @@ const (
 	handoverTimeout = 5 * time.Second
 	// roleTimeout bounds one change of role in the kernel; what failed is tried again.
 	roleTimeout = 2 * time.Second
+	// settleTimeout bounds the wait for an election to settle.
+	settleTimeout = 5 * time.Second
 	// publishEvery is how often this node looks whether there is something new to tell the others beside what
 	// it is told of at once.
 	publishEvery = 2 * time.Second
@@ -80,10 +82,11 @@ type member struct {
 	kernel     table                  // likewise
 	path       string
 
-	mu          sync.Mutex // guards what follows
-	own         *spec.File // own settings
-	base        *spec.File // with VIPs and services, members of pools left out
-	source      api.Spec   // of base
+	mu          sync.Mutex    // guards what follows
+	stored      chan struct{} // closed when the replicated specification changes
+	own         *spec.File    // own settings
+	base        *spec.File    // with VIPs and services, members of pools left out
+	source      api.Spec      // of base
 	pooled      []spec.Member
 	trouble     map[string]string // of interfaces
 	maintenance bool
@@ -153,7 +156,7 @@ func newMember(o memberOptions) (*member, error) {
 	m := &member{
 		log: o.log, opts: c, fence: o.fence, words: o.words, ann: o.ann, events: newEvents(o.log), start: time.Now(),
 		seats: make(map[string]*seat), retrack: make(chan struct{}, 1), retell: make(chan struct{}, 1),
-		path: o.path, own: o.file, trouble: make(map[string]string),
+		path: o.path, own: o.file, trouble: make(map[string]string), stored: make(chan struct{}),
 	}
 	for _, g := range c.Groups {
 		m.seats[g] = &seat{group: g, wake: make(chan struct{}, 1), since: m.start, changed: make(chan struct{}),
@@ -721,6 +724,10 @@ func (m *member) replicate(ctx context.Context) {
 			if err := m.adopt(); err != nil {
 				m.events.add(slog.LevelError, "spec", "version %v is stored and not in force here: %v", m.rep.Log().Version(), err)
 			}
+			m.mu.Lock()
+			close(m.stored)
+			m.stored = make(chan struct{})
+			m.mu.Unlock()
 			m.versions(ctx)
 			nudge(m.retrack)
 			m.qualify()
@@ -779,6 +786,31 @@ func (m *member) adopt() error {
 	m.base = f
 	m.source = api.Spec{Source: "replicated", Version: head.Version.String(), Acked: m.rep.Log().Acked().String(), Hash: specHash(f)}
 	return nil
+}
+
+// settled waits for a change that was stored and not acknowledged, as its director was deposed meanwhile: the next
+// active one acknowledges it, or it is gone.
+func (m *member) settled(ctx context.Context, v replica.Version) (replica.Version, bool) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	for {
+		m.mu.Lock()
+		changed := m.stored
+		m.mu.Unlock()
+		l := m.rep.Log()
+		e, err := l.Get(v)
+		if err != nil {
+			return v, false
+		}
+		if !l.Acked().Less(e.Version) {
+			return e.Version, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return v, false
+		}
+	}
 }
 
 // serveHandover makes this director active, or makes it give up, as another node asks.
