@@ -387,12 +387,16 @@ func (r *run) expect(ctx context.Context, s Step, e Expect) {
 	var got []outcome
 	for {
 		all := true
-		got = got[:0]
+		var now []outcome
 		for _, c := range e.Checks {
 			m, ok := c.check(ctx, r)
-			got = append(got, outcome{m, ok})
+			now = append(now, outcome{m, ok})
 			all = all && ok
 		}
+		if !all && ctx.Err() != nil && got != nil {
+			break // what was cut short says nothing: the look before it counts
+		}
+		got = now
 		if all || !e.Until {
 			break
 		}
