@@ -51,7 +51,7 @@ func clusterCommands() []*cli.Command {
 		},
 		{
 			Name: "promote", Usage: "make a director the active one",
-			UsageText: "drover promote NODE [--group GROUP] [--director ADDRESS]",
+			UsageText: "drover promote [--group GROUP] [--director ADDRESS] NODE",
 			Description: "The active director gives the VIPs up and the named one takes them: clients see no failed\n" +
 				"connection. It is refused if the named one cannot take them.",
 			Flags: []cli.Flag{directorFlag, groupFlag},
@@ -69,7 +69,7 @@ func clusterCommands() []*cli.Command {
 		},
 		{
 			Name: "maintenance", Usage: "take a director out of the election, or put it back",
-			UsageText: "drover maintenance on|off [--director ADDRESS]",
+			UsageText: "drover maintenance [--director ADDRESS] on|off",
 			Description: "A director in maintenance gives up what it has and is not active again before maintenance is\n" +
 				"switched off or the director is restarted. It goes on voting.",
 			Flags: []cli.Flag{directorFlag},
@@ -97,14 +97,14 @@ func clusterCommands() []*cli.Command {
 		},
 		{
 			Name: "history", Usage: "list the changes of the specification, the newest first",
-			UsageText:   "drover history [VERSION] [-o text|json] [--director ADDRESS]",
+			UsageText:   "drover history [-o text|json] [--director ADDRESS] [VERSION]",
 			Description: "With a version, prints that specification.",
 			Flags:       []cli.Flag{directorFlag, outputFlag},
 			Action:      ask(0, 1, historyAction),
 		},
 		{
 			Name: "rollback", Usage: "bring back an earlier specification, as a new change",
-			UsageText: "drover rollback VERSION [--if-version VERSION] [--director ADDRESS]",
+			UsageText: "drover rollback [--if-version VERSION] [--director ADDRESS] VERSION",
 			Flags:     []cli.Flag{directorFlag, &cli.StringFlag{Name: "if-version", Usage: "only if `VERSION` is in force"}},
 			Action: ask(1, 1, func(ctx context.Context, c *cli.Context, d *api.Client) error {
 				var out api.Changed
@@ -130,6 +130,11 @@ func ask(least, most int, f func(context.Context, *cli.Context, *api.Client) err
 	return func(c *cli.Context) error {
 		switch n := c.NArg(); {
 		case n > most:
+			for _, a := range c.Args().Slice() {
+				if strings.HasPrefix(a, "-") {
+					return cli.Exit(fmt.Sprintf("%s: options, such as %s, go before the other arguments (usage: %s)", c.Command.Name, a, c.Command.UsageText), 2)
+				}
+			}
 			return cli.Exit(fmt.Sprintf("%s: unexpected argument %q (usage: %s)", c.Command.Name, c.Args().Get(most), c.Command.UsageText), 2)
 		case n < least:
 			return cli.Exit(fmt.Sprintf("%s: an argument is missing (usage: %s)", c.Command.Name, c.Command.UsageText), 2)

@@ -18,7 +18,7 @@ import (
 func keysCommand() *cli.Command {
 	operation := func(op, usage string) *cli.Command {
 		return &cli.Command{
-			Name: op, Usage: usage, UsageText: "drover keys " + op + " KEY [--director ADDRESS]",
+			Name: op, Usage: usage, UsageText: "drover keys " + op + " [--director ADDRESS] KEY",
 			Flags:  []cli.Flag{directorFlag},
 			Action: ask(1, 1, func(ctx context.Context, c *cli.Context, d *api.Client) error { return keys(ctx, c, d, op) }),
 		}
