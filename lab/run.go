@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -463,13 +464,23 @@ func (r *run) asked(steps []Step, ref string) bool {
 	return false
 }
 
-// endAll ends every process in the reverse order of their start: first by SIGTERM, so that the end of
-// a lab is also a clean stop, and by SIGKILL what does not end by that, or has left its process group.
+// endAll ends every process, the clients and then the others in the reverse order of their start: first by
+// SIGTERM, so that the end of a lab is also a clean stop, and by SIGKILL what does not end by that, or has left its
+// process group.
 func (r *run) endAll() {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Second, errors.New("killed"))
 	defer cancel()
-	for i := len(r.order) - 1; i >= 0; i-- {
-		p := r.order[i]
+	order := slices.Clone(r.order)
+	slices.Reverse(order)
+	// Clients go first: what they have under way would wait for those who have gone.
+	serves := func(p *process) int {
+		if r.host(p.Host).Role == Client {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(order, func(a, b *process) int { return serves(a) - serves(b) })
+	for _, p := range order {
 		if running, _ := p.state(); !running {
 			continue
 		}
