@@ -24,12 +24,14 @@ type Options struct {
 	// Role is told of every change of a role of this node, in order, by the goroutine of Run. It must not
 	// block. After Yielding the keeper waits for [Keeper.Yielded].
 	Role func(election.RoleChange)
-	// Extended is told that a lease was won or extended until a time of [Now], before Role is told that it
+	// Extended is told that a lease was won or extended until a time of Now, before Role is told that it
 	// was won. It must not block.
 	Extended func(group string, until time.Duration)
 	// Event is told of what an operator may want to know. It must not block.
 	Event func(election.Event)
-	Log   *slog.Logger
+	// Now is the clock, which must not be negative nor go back; nil: [Now].
+	Now func() time.Duration
+	Log *slog.Logger
 }
 
 // Keeper runs one node's part of the election. Make one with [New]. Its methods may be called from any
@@ -81,7 +83,10 @@ func New(opts Options) (*Keeper, error) {
 	if opts.Event == nil {
 		opts.Event = func(election.Event) {}
 	}
-	core, err := election.New(opts.Config, Now())
+	if opts.Now == nil {
+		opts.Now = Now
+	}
+	core, err := election.New(opts.Config, opts.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -127,19 +132,19 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case in := <-k.inbox:
-			out = k.core.Receive(Now(), in.from, in.m)
+			out = k.core.Receive(k.opts.Now(), in.from, in.m)
 		case f := <-k.calls:
-			out = f(Now(), k.core)
+			out = f(k.opts.Now(), k.core)
 		case <-timer.C:
-			out = k.core.Tick(Now())
+			out = k.core.Tick(k.opts.Now())
 		}
 		k.carryOut(out)
 		// A deadline counts even if messages never cease to come.
-		if now := Now(); k.core.Next() <= now {
+		if now := k.opts.Now(); k.core.Next() <= now {
 			k.carryOut(k.core.Tick(now))
 		}
 		k.confirmed()
-		timer.Reset(max(k.core.Next()-Now(), 0))
+		timer.Reset(max(k.core.Next()-k.opts.Now(), 0))
 	}
 }
 
@@ -178,7 +183,7 @@ func (k *Keeper) extend(group string, until time.Duration) {
 // Leased reports whether this node's lease of a group has not ended by now.
 func (k *Keeper) Leased(group string) bool {
 	g := k.groups[group]
-	return g != nil && Now() < time.Duration(g.Load())
+	return g != nil && k.opts.Now() < time.Duration(g.Load())
 }
 
 // errEnded is returned by calls on a keeper that does not run any more.
@@ -202,9 +207,17 @@ func (k *Keeper) call(ctx context.Context, f func(time.Duration, *election.Core)
 	}
 }
 
+// callGroup is call for an f that is about a group; the core panics when there is none of that name.
+func (k *Keeper) callGroup(ctx context.Context, group string, f func(time.Duration, *election.Core) election.Output) error {
+	if k.groups[group] == nil {
+		return fmt.Errorf("there is no group %q", group)
+	}
+	return k.call(ctx, f)
+}
+
 // SetEligible says whether this node could hold a group, and why not.
 func (k *Keeper) SetEligible(ctx context.Context, group string, ok bool, reason string) error {
-	return k.call(ctx, func(now time.Duration, c *election.Core) election.Output {
+	return k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output {
 		return c.SetEligible(now, group, ok, reason)
 	})
 }
@@ -221,21 +234,21 @@ func (k *Keeper) SetVersions(ctx context.Context, stored, acked election.Version
 
 // StepDown gives a group up in an orderly way, to successor unless it is empty.
 func (k *Keeper) StepDown(ctx context.Context, group, successor string) error {
-	return k.call(ctx, func(now time.Duration, c *election.Core) election.Output {
+	return k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output {
 		return c.StepDown(now, group, successor)
 	})
 }
 
 // Promote asks for a group, whoever has it and whatever the priorities.
 func (k *Keeper) Promote(ctx context.Context, group string) error {
-	return k.call(ctx, func(now time.Duration, c *election.Core) election.Output { return c.Promote(now, group, false) })
+	return k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output { return c.Promote(now, group, false) })
 }
 
 // Confirm tells the voters that v is acknowledged, and returns nil when a majority of them, and enough of those that
 // have leased group to this node, has heard it.
 func (k *Keeper) Confirm(ctx context.Context, group string, v election.Version) error {
 	heard := make(chan struct{})
-	err := k.call(ctx, func(now time.Duration, c *election.Core) election.Output {
+	err := k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output {
 		out := c.SetAcknowledged(now, v)
 		if len(k.confirming) == maxConfirming {
 			k.confirming = k.confirming[1:]
@@ -269,15 +282,12 @@ func (k *Keeper) confirmed() {
 
 // Yielded says that the addresses of a group are off this node.
 func (k *Keeper) Yielded(ctx context.Context, group string) error {
-	return k.call(ctx, func(now time.Duration, c *election.Core) election.Output { return c.Yielded(now, group) })
+	return k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output { return c.Yielded(now, group) })
 }
 
 // Status tells how a group stands.
 func (k *Keeper) Status(ctx context.Context, group string) (st election.Status, err error) {
-	if k.groups[group] == nil {
-		return st, fmt.Errorf("there is no group %q", group)
-	}
-	err = k.call(ctx, func(now time.Duration, c *election.Core) election.Output {
+	err = k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output {
 		st = c.Status(now, group)
 		return election.Output{}
 	})
