@@ -61,9 +61,11 @@ demo: kernel
 
 test: unit kernel-test lab-test
 
+# The simulator of the election takes its ten million steps without the race detector.
 unit:
 	$(call need,gcc=gcc gcc=libc6-dev)
 	$(GO) test -race ./...
+	$(GO) test ./cluster/election
 
 kernel-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
