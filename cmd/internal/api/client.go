@@ -28,7 +28,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Text }
 
-// ErrConflict: somebody else has changed it meanwhile.
+// Conflict reports whether somebody else has changed it meanwhile.
 func (e *Error) Conflict() bool { return e.Status == http.StatusConflict }
 
 // ErrNoDirector says that no director answered.
@@ -91,6 +91,8 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody+1))
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return &ErrNoDirector{fmt.Errorf("the director at %s broke off: %w", c.where, context.Cause(ctx))}
 	case err != nil:
 		return &ErrNoDirector{fmt.Errorf("the director at %s broke off: %w", c.where, err)}
 	case len(b) > MaxBody:
