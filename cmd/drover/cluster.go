@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"os/user"
@@ -88,7 +89,7 @@ func clusterCommands() []*cli.Command {
 				"answers when every director that can be reached has it on disk, and prints on which.\n\n" +
 				"Exit status 4: --if-version names another version than the one in force.",
 			Flags: []cli.Flag{directorFlag,
-				&cli.PathFlag{Name: "file", Aliases: []string{"f"}, Required: true, Usage: "read `FILE`; - is the standard input"},
+				&cli.PathFlag{Name: "file", Aliases: []string{"f"}, Usage: "read `FILE`; - is the standard input"},
 				&cli.StringFlag{Name: "if-version", Usage: "only if `VERSION` is in force"},
 				&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "say in the history what this is for"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "print what would change in the active director's table, and change nothing"},
@@ -284,7 +285,7 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			if v.Left > 0 {
 				left = seconds(v.Left)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Voter, g.Name, or(v.For, "-"), left, v.Reason)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Voter, g.Name, or(v.For, "-"), left, or(v.Reason, "-"))
 		}
 	}
 	fmt.Fprintf(t, "\nDIRECTOR\tSTATE\tSINCE\tACTIVE FOR\tSPEC\tSYNC\tCONNECTIONS\tVERSION\n")
@@ -307,7 +308,7 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 		if m.Conns != nil {
 			conns = fmt.Sprintf("%d active, %d inactive", m.Conns.Active, m.Conns.Inactive)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), or(strings.Join(m.Active, ", "), "-"), spec, sync, conns, m.Version)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), or(strings.Join(m.Active, ", "), "-"), spec, sync, conns, or(m.Version, "-"))
 	}
 	if slices.ContainsFunc(st.Members, func(m api.Member) bool { return m.Role != "director" }) {
 		fmt.Fprintf(t, "\nSERVER\tSTATE\tSINCE\tPOOL\tWEIGHT\tREADY\tOUT BECAUSE\n")
@@ -319,7 +320,9 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			switch a := m.Agent; {
 			case m.Role == "witness":
 				pool = "(witness)"
-			case a != nil:
+			case a == nil:
+				out = "has announced nothing"
+			default:
 				n := 0
 				for _, v := range a.VIPs {
 					if v.Ready {
@@ -366,10 +369,16 @@ func applyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 	var content []byte
 	var err error
 	path := c.Path("file")
-	if path == "-" {
+	switch path {
+	case "":
+		return cli.Exit("apply: -f is missing (usage: "+c.Command.UsageText+")", 2)
+	case "-":
 		path = "standard input"
-		content, err = io.ReadAll(io.LimitReader(os.Stdin, api.MaxBody))
-	} else {
+		content, err = io.ReadAll(io.LimitReader(c.App.Reader, api.MaxBody+1))
+		if len(content) > api.MaxBody {
+			err = fmt.Errorf("standard input is longer than %d bytes", api.MaxBody)
+		}
+	default:
 		content, err = os.ReadFile(path)
 	}
 	if err != nil {
@@ -405,8 +414,8 @@ func printChanged(w io.Writer, out *api.Changed) error {
 		return nil
 	}
 	fmt.Fprintf(w, "version %s is on %d of %d directors: %s\n", out.Version, len(out.Stored), len(out.Stored)+len(out.Missing), strings.Join(out.Stored, ", "))
-	for node, why := range out.Missing {
-		fmt.Fprintf(w, "  %s will get it when it is back: %s\n", node, why)
+	for _, node := range slices.Sorted(maps.Keys(out.Missing)) {
+		fmt.Fprintf(w, "  %s will get it when it is back: %s\n", node, out.Missing[node])
 	}
 	return nil
 }
@@ -443,36 +452,33 @@ func historyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 }
 
 func eventsAction(ctx context.Context, c *cli.Context, d *api.Client) error {
-	last := uint64(0)
+	last, path, cancel := uint64(0), "/v1/events?after=0", context.CancelFunc(func() {})
 	for {
 		var list []api.Event
-		// The director answers when there is something new, or with nothing after a while.
-		path := fmt.Sprintf("/v1/events?after=%d", last)
-		if last > 0 {
-			path += "&wait=10s"
+		err := d.Do(ctx, "GET", path, nil, &list)
+		cancel()
+		if err != nil && c.Bool("watch") && c.Context.Err() != nil {
+			return nil // interrupted
 		}
-		if err := d.Do(ctx, "GET", path, nil, &list); err != nil {
-			if c.Context.Err() != nil {
-				return nil // interrupted
-			}
+		if err != nil {
 			return err
 		}
 		for _, e := range list {
 			last = e.Seq
 			if c.String("output") == "json" {
-				if err := json.NewEncoder(c.App.Writer).Encode(e); err != nil {
-					return err
-				}
-				continue
+				err = json.NewEncoder(c.App.Writer).Encode(e)
+			} else {
+				_, err = fmt.Fprintf(c.App.Writer, "%s  %-12s  %s\n", e.When.Format(time.DateTime+".000"), e.Kind, e.Text)
 			}
-			fmt.Fprintf(c.App.Writer, "%s  %-12s  %s\n", e.When.Format(time.DateTime+".000"), e.Kind, e.Text)
+			if err != nil {
+				return err
+			}
 		}
 		if !c.Bool("watch") {
 			return nil
 		}
-		last = max(last, 1)
-		var cancel context.CancelFunc
+		// The director answers when there is something new, or with nothing after a while.
+		path = fmt.Sprintf("/v1/events?after=%d&wait=10s", last)
 		ctx, cancel = contextWithTimeout(c, clusterTimeout)
-		defer cancel()
 	}
 }

@@ -70,6 +70,9 @@ func generateKey(w io.Writer, path string) error {
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
+	if err != nil {
+		os.Remove(path) // half a key is none
+	}
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -25,20 +26,24 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args))
+	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-func run(ctx context.Context, args []string) int {
+func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	commands := append([]*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand()}, clusterCommands()...)
+	usageErrors(commands)
 	app := &cli.App{
 		Name:                   "drover",
 		Usage:                  "Linux Virtual Server clusters in direct routing",
 		UseShortOptionHandling: true,
-		Commands:               append([]*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand()}, clusterCommands()...),
+		Commands:               commands,
+		Action:                 unknownCommand,
 		Version:                version.Version,
 		ExitErrHandler:         func(*cli.Context, error) {},
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return cli.Exit(err, 2)
-		},
+		OnUsageError:           usageError,
+		Reader:                 in,
+		Writer:                 out,
+		ErrWriter:              errs,
 	}
 	err := app.RunContext(ctx, args)
 	if err == nil {
@@ -50,7 +55,34 @@ func run(ctx context.Context, args []string) int {
 		status = ec.ExitCode()
 	}
 	if msg := err.Error(); msg != "" {
-		fmt.Fprintf(os.Stderr, "drover: %s\n", msg)
+		fmt.Fprintf(errs, "drover: %s\n", msg)
 	}
 	return status
+}
+
+func usageError(_ *cli.Context, err error, _ bool) error { return cli.Exit(err, 2) }
+
+// usageErrors gives wrong options and unknown commands the exit status 2 at every level, which the library does not.
+func usageErrors(commands []*cli.Command) {
+	for _, c := range commands {
+		if c.OnUsageError == nil {
+			c.OnUsageError = usageError
+		}
+		if c.Action == nil && len(c.Subcommands) > 0 {
+			c.Action = unknownCommand
+		}
+		usageErrors(c.Subcommands)
+	}
+}
+
+// unknownCommand is the action where a command is missing, or is none; the library's own ends with the exit
+// status 3, which is [exitNoDirector] here.
+func unknownCommand(c *cli.Context) error {
+	if c.Args().Present() {
+		return cli.Exit(fmt.Sprintf("there is no command %q (%s --help lists them)", c.Args().First(), c.Command.HelpName), 2)
+	}
+	if c.Command.Name == c.App.Name {
+		return cli.ShowAppHelp(c)
+	}
+	return cli.ShowSubcommandHelp(c)
 }
