@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -107,7 +108,7 @@ func answer(f func(context.Context, *http.Request) (any, error)) http.HandlerFun
 		}
 		status := http.StatusInternalServerError
 		var refused *api.Error
-		if errors.As(err, &refused) && refused.Status != 0 {
+		if errors.As(err, &refused) && refused.Status/100 >= 4 && refused.Status/100 <= 5 {
 			status = refused.Status
 		}
 		app.WriteJSON(w, status, api.Error{Text: err.Error()})
@@ -198,7 +199,7 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 			g.Why = st.Waiting
 		}
 		if !st.Eligible {
-			g.Reason = st.Waiting
+			g.Reason = strings.TrimPrefix(st.Waiting, "not eligible: ")
 		}
 		if g.Active == "" {
 			g.Active = active[name]

@@ -43,10 +43,14 @@ func (e *events) add(level slog.Level, kind, format string, args ...any) {
 	e.more = make(chan struct{})
 }
 
-// after returns the events with a higher number, and waits for one at most until ctx ends.
+// after returns the events with a higher number, and waits for one at most until ctx ends. A number that no event
+// has had yet is from before a restart: then it returns all.
 func (e *events) after(ctx context.Context, seq uint64) []api.Event {
 	for {
 		e.mu.Lock()
+		if seq >= e.next {
+			seq = 0
+		}
 		out := []api.Event{}
 		for _, x := range e.list {
 			if x.Seq > seq {

@@ -82,6 +82,8 @@ type member struct {
 	kernel     table                  // likewise
 	path       string
 
+	qualifying sync.Mutex // held while qualify runs; taken before mu
+
 	mu          sync.Mutex    // guards what follows
 	stored      chan struct{} // closed when the replicated specification changes
 	own         *spec.File    // own settings
@@ -448,6 +450,9 @@ func (m *member) judge(iface, why string) {
 
 // qualify says for each group whether this director could hold it.
 func (m *member) qualify() {
+	// One after the other, so that the election's last word is the newest one.
+	m.qualifying.Lock()
+	defer m.qualifying.Unlock()
 	m.mu.Lock()
 	reasons := make(map[string]string)
 	for g := range m.seats {
