@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -78,6 +79,10 @@ func TestComplaints(t *testing.T) {
 		{Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 10.0.0.1}, {name: d1, address: 10.0.0.2}]}", `f.yaml:1:82: cluster: voters[1]: name: "d1" is a voter already in line 1`},
 		{Director, "cluster: {name: d1, key_file: /k, sync: {group: 10.0.0.1}, " + three + "}", `f.yaml:1:49: cluster: sync: group: 10.0.0.1 is not a multicast address`},
 		{Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 0.0.0.0}], address: 10.0.0.1}", `f.yaml:1:64: cluster: voters[0]: address: "0.0.0.0" is not an address at which a node can be reached`},
+		{Director, "cluster: {name: d1, key_file: /k, groups: [blue, Green], " + three + "}", `f.yaml:1:50: cluster: groups[1]: "Green" must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -`},
+		{Director, "cluster: {name: d1, key_file: /k, groups: [blue, green, blue], " + three + "}", `f.yaml:1:57: cluster: groups[2]: "blue" is listed already`},
+		{Director, "cluster: {name: d1, key_file: /k, groups: [\"\"], " + three + "}", `f.yaml:1:44: cluster: groups[0]: is required`},
+		{Director, "cluster: {name: d1, key_file: /k, groups: [" + numbered(MaxGroups+1) + "], " + three + "}", `f.yaml:1:364: cluster: groups: 65: at most 64`},
 	} {
 		if _, err := read(t, tc.kind, tc.in); err == nil || err.Error() != tc.want {
 			t.Errorf("%s\n got %v\nwant %s", tc.in, err, tc.want)
@@ -91,5 +96,50 @@ func TestFingerprintTellsVotersApart(t *testing.T) {
 	c, _ := read(t, Director, "cluster: {name: d1, key_file: /k, lease: fast, "+three+"}")
 	if a.Fingerprint() != b.Fingerprint() || a.Fingerprint() == c.Fingerprint() {
 		t.Errorf("%s %s %s", a.Fingerprint(), b.Fingerprint(), c.Fingerprint())
+	}
+}
+
+// numbered is a list of so many names.
+func numbered(n int) string {
+	var list []string
+	for i := range n {
+		list = append(list, fmt.Sprintf("g%d", i+10))
+	}
+	return strings.Join(list, ", ")
+}
+
+func TestGroups(t *testing.T) {
+	for in, want := range map[string]string{
+		"": DefaultGroup, "groups: [], ": DefaultGroup, "groups: [green, blue], ": "green blue", "groups: [default], ": "default",
+		"groups: [" + numbered(MaxGroups) + "], ": strings.ReplaceAll(numbered(MaxGroups), ",", ""),
+	} {
+		if o, err := read(t, Director, "cluster: {name: d1, key_file: /k, "+in+three+"}"); err != nil || strings.Join(o.Groups, " ") != want {
+			t.Errorf("%s: %+v, %v", in, o, err)
+		}
+	}
+	// Their order means nothing, their names do.
+	a, _ := read(t, Director, "cluster: {name: d1, key_file: /k, groups: [blue, green], "+three+"}")
+	b, _ := read(t, Director, "cluster: {name: d1, key_file: /k, groups: [green, blue], "+three+"}")
+	c, _ := read(t, Director, "cluster: {name: d1, key_file: /k, groups: [green], "+three+"}")
+	if a.Fingerprint() != b.Fingerprint() || a.Fingerprint() == c.Fingerprint() {
+		t.Errorf("%s %s %s", a.Fingerprint(), b.Fingerprint(), c.Fingerprint())
+	}
+}
+
+func TestDirectors(t *testing.T) {
+	for in, want := range map[string]string{
+		three: "d1 d2",
+		"voters: [{name: w, address: 10.0.0.3, director: false}, {name: d2, address: 10.0.0.2, director: true}, {name: d1, address: 10.0.0.1}]": "d2 d1",
+		"voters: [{name: d1, address: 10.0.0.1}]": "d1",
+	} {
+		if o, err := read(t, Director, "cluster: {name: d1, key_file: /k, "+in+"}"); err != nil || strings.Join(o.Directors(), " ") != want {
+			t.Errorf("%s: %+v, %v", in, o, err)
+		}
+	}
+	// Who is a director is part of what nodes have to agree on.
+	a, _ := read(t, Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 10.0.0.1}, {name: d2, address: 10.0.0.2}]}")
+	b, _ := read(t, Director, "cluster: {name: d1, key_file: /k, voters: [{name: d1, address: 10.0.0.1}, {name: d2, address: 10.0.0.2, director: false}]}")
+	if a.Fingerprint() == b.Fingerprint() {
+		t.Error("the fingerprint is the same with and without a director")
 	}
 }
