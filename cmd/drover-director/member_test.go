@@ -2,14 +2,22 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/clustertest"
 	"github.com/drover-lb/drover/cluster/election"
 	"github.com/drover-lb/drover/cluster/lease"
 	"github.com/drover-lb/drover/cluster/settings"
+	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/controller/spec"
 )
 
@@ -74,4 +82,104 @@ func TestQualify(t *testing.T) {
 	if got := m.interfaces(); len(got) != 3 || got[0] != "eth0" || got[1] != "eth1" || got[2] != "eth2" {
 		t.Errorf("interfaces %q", got)
 	}
+}
+
+// join starts a node that ends with the test, or earlier by stop.
+func join(t *testing.T, net *clustertest.Network, name string, role cluster.Role, seeds ...string) (n *cluster.Node, stop func()) {
+	t.Helper()
+	n, err := cluster.New(cluster.Options{
+		Name: name, Role: role, Label: "test", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Insecure: true,
+		Transport: net.Host(name), Seeds: seeds, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		done <- nil
+	}
+	t.Cleanup(stop)
+	<-n.Ready()
+	return n, stop
+}
+
+// A real server gets traffic for the VIPs that it has proven; one that is not heard of any more keeps what it had, and
+// one that has left is out.
+func TestReadyServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var net clustertest.Network
+		d1, _ := join(t, &net, "d1", cluster.Director)
+		r1, leave := join(t, &net, "r1", cluster.RealServer, d1.Address().String())
+		r2, _ := join(t, &net, "r2", cluster.RealServer, d1.Address().String())
+		m := &member{node: d1}
+		announce := func(n *cluster.Node, a any) {
+			t.Helper()
+			b, err := json.Marshal(a)
+			if err == nil {
+				err = n.Publish(gossip.AgentRecord, b)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := func(when, want string) {
+			t.Helper()
+			time.Sleep(10 * time.Second) // the gossip settles
+			var got []string
+			for _, s := range m.readyServers() {
+				got = append(got, fmt.Sprintf("%s %s %s %d %v", s.Name, s.Pool, s.Address, s.Weight, s.VIPs))
+			}
+			if got := strings.Join(got, "; "); got != want {
+				t.Errorf("%s: %q, want %q", when, got, want)
+			}
+		}
+		addr := netip.MustParseAddr
+		good := api.Agent{Pool: "web", Address: addr("10.0.0.11"), Weight: 7, VIPs: []api.AgentVIP{{Address: addr("192.0.2.1"), Ready: true}, {Address: addr("192.0.2.2")}, {Address: addr("fd00::1"), Ready: true}}}
+		announce(r1, good)
+		const ready = "r1 web 10.0.0.11 7 [192.0.2.1 fd00::1]"
+		expect("one of two", ready)
+		for name, bad := range map[string]any{
+			"no pool": api.Agent{Address: addr("10.0.0.12"), Weight: 1}, "no address": api.Agent{Pool: "web", Weight: 1},
+			"weight": api.Agent{Pool: "web", Address: addr("10.0.0.12"), Weight: 65536}, "nonsense": []int{7}, "other": map[string]any{"weight": -1},
+		} {
+			announce(r2, bad)
+			expect(name, ready)
+		}
+		announce(r2, api.Agent{Pool: "db", Address: addr("10.0.0.12"), Weight: 65535, Draining: true, VIPs: good.VIPs[:1]})
+		expect("draining", ready+"; r2 db 10.0.0.12 0 [192.0.2.1]")
+		net.Cut(func(from, to string) bool { return from == "r2" || to == "r2" })
+		time.Sleep(time.Minute)
+		if x, _ := d1.Member("r2"); x.State != cluster.Failed {
+			t.Fatalf("r2 is %s", x.State)
+		}
+		expect("not heard of any more", ready+"; r2 db 10.0.0.12 0 [192.0.2.1]")
+		leave()
+		expect("left", "r2 db 10.0.0.12 0 [192.0.2.1]")
+	})
+}
+
+func TestOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var net clustertest.Network
+		d1, _ := join(t, &net, "d1", cluster.Director)
+		b, err := json.Marshal(api.Director{MACs: []string{"02:00:00:00:00:01", "02:00:00:00:00:02"}})
+		if err == nil {
+			err = d1.Publish(gossip.DirectorRecord, b)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &member{node: d1}
+		for mac, want := range map[string]string{"02:00:00:00:00:02": "d1 (02:00:00:00:00:02)", "02:00:00:00:00:03": "a stranger (02:00:00:00:00:03)"} {
+			if got := m.owner(mac); got != want {
+				t.Errorf("%s: %s, want %s", mac, got, want)
+			}
+		}
+	})
 }
