@@ -278,6 +278,7 @@ func TestExitStatus(t *testing.T) {
 		"status -o xml":              `status: output "xml" is not one of: text, json`,
 		"status --director 10.0.0.1": `director "10.0.0.1" is neither the path of a socket nor http://HOST:PORT`,
 		"apply":                      "apply: -f is missing (usage: ",
+		"plan":                       "plan: -f is missing (usage: ",
 		"apply -f " + nobody:         "open " + nobody + ": no such file or directory",
 		"rollback":                   "rollback: an argument is missing (usage: ",
 		"keys use":                   "use: an argument is missing (usage: ",
@@ -297,6 +298,11 @@ func TestExitStatus(t *testing.T) {
 	}
 	if len(d.asked) != 0 {
 		t.Errorf("asked %q", d.asked)
+	}
+	for _, args := range []string{"", "keys", "lab"} { // help
+		if status, out, errs := drover(t.Context(), "", strings.Fields(args)...); status != 0 || !strings.Contains(out, "COMMANDS:") || errs != "" {
+			t.Errorf("%q: %d, %q, %q", args, status, out, errs)
+		}
 	}
 }
 

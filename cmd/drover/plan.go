@@ -31,7 +31,7 @@ func planCommand() *cli.Command {
 			"The exit status is 0 whether or not there is something to do, 1 if the table cannot be read,\n" +
 			"and 2 if the file is wrong.",
 		Flags: []cli.Flag{
-			&cli.PathFlag{Name: "file", Aliases: []string{"f"}, Required: true, Usage: "read the director's `FILE`"},
+			&cli.PathFlag{Name: "file", Aliases: []string{"f"}, Usage: "read the director's `FILE`"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "print as `FORMAT`: text, json"},
 			&cli.StringFlag{Name: "ownership", Usage: "delete `WHICH` services that the file does not list: all, listed (default: as the file says)"},
 			&cli.PathFlag{Name: "state-dir", Value: "/run/drover", Usage: "the director's state `DIR`, which knows what it owns"},
@@ -43,6 +43,9 @@ func planCommand() *cli.Command {
 func runPlan(c *cli.Context) error {
 	if c.Args().Present() {
 		return cli.Exit(fmt.Sprintf("unexpected argument %q", c.Args().First()), 2)
+	}
+	if c.Path("file") == "" {
+		return cli.Exit("plan: -f is missing (usage: "+c.Command.UsageText+")", 2)
 	}
 	output, ownership := c.String("output"), spec.Ownership(c.String("ownership"))
 	if output != "text" && output != "json" {
