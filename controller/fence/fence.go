@@ -50,6 +50,7 @@ type Options struct {
 	// Hold is how long after its deadline a group stays silent, unless something else is said: at least
 	// for as long as its addresses may be on the interfaces without being renewed. After that, packets for
 	// them can only be meant for a real server on this host, which has them on its loopback. 0 is for ever.
+	// [Fence.SetHold] makes it longer.
 	Hold time.Duration
 	Log  *slog.Logger // nil is silent
 }
@@ -57,7 +58,6 @@ type Options struct {
 // Fence guards addresses in the network namespace in which it was opened. Its methods may be called from
 // any goroutine; Extend, Drop and Lift do not wait for the others.
 type Fence struct {
-	opts  Options
 	log   *slog.Logger
 	clock Clock
 
@@ -74,7 +74,8 @@ type Fence struct {
 
 	groupMu sync.Mutex // guards what follows, and what is written to groupMap; held for a moment only
 	groups  map[string]uint32
-	free    []uint32 // indices that were in use once
+	free    []uint32      // indices that were in use once
+	hold    time.Duration // 0 is for ever
 }
 
 // Clock is what the deadlines are compared with.
@@ -118,7 +119,7 @@ func Open(opts Options) (*Fence, error) {
 		return nil, fmt.Errorf("hold (%s) must not be negative", opts.Hold)
 	}
 	f := &Fence{
-		opts: opts, log: opts.Log,
+		log: opts.Log, hold: opts.Hold,
 		addrs: make(map[netip.Addr]uint32), made: make(map[int]bool), groups: make(map[string]uint32),
 	}
 	if f.log == nil {
@@ -301,6 +302,10 @@ func (f *Fence) forget(but []string) {
 func (f *Fence) put(group string, st groupState) error {
 	f.groupMu.Lock()
 	defer f.groupMu.Unlock()
+	return f.putLocked(group, st)
+}
+
+func (f *Fence) putLocked(group string, st groupState) error {
 	i, err := f.indexLocked(group)
 	if err != nil {
 		return err
@@ -317,11 +322,45 @@ func (f *Fence) Extend(group string, until time.Duration) error {
 	if f.clock != Boottime {
 		until += f.clock.now() - Boottime.now()
 	}
+	f.groupMu.Lock()
+	defer f.groupMu.Unlock()
 	st := groupState{Deadline: uint64(max(until, 0))}
-	if f.opts.Hold > 0 {
-		st.Lapse = uint64(max(until+f.opts.Hold, 1))
+	if f.hold > 0 {
+		st.Lapse = uint64(max(until+f.hold, 1))
 	}
-	return f.put(group, st)
+	return f.putLocked(group, st)
+}
+
+// SetHold makes [Options.Hold] longer, also for the deadlines that are set already; 0 is for ever. A shorter
+// one changes nothing for as long as the fence is open, as addresses may still be on the interfaces with the
+// lifetime that was promised before. So the longest of all is what holds. Call it before the addresses get
+// their new lifetime.
+func (f *Fence) SetHold(d time.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("hold (%s) must not be negative", d)
+	}
+	f.groupMu.Lock()
+	defer f.groupMu.Unlock()
+	if f.hold == 0 || d != 0 && d <= f.hold {
+		return nil
+	}
+	more := uint64(d - f.hold)
+	f.hold = d
+	var errs []error
+	for g, i := range f.groups {
+		var st groupState
+		err := f.groupMap.Lookup(i, &st)
+		if err == nil && st.Lapse != 0 {
+			if st.Lapse += more; d == 0 {
+				st.Lapse = 0
+			}
+			err = f.groupMap.Put(i, st)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("failed to keep group %q silent for %s after its deadline: %w", g, d, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Drop silences a group until it is extended or lifted.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,8 +185,8 @@ func (p *pair) forget(a netip.Addr) {
 	}
 }
 
-// answers reports whether a datagram to a comes back before the time is up.
-func (p *pair) answers(a netip.Addr, within time.Duration) bool {
+// answers reports whether a datagram to a comes back before the time is up or until has become true.
+func (p *pair) answers(a netip.Addr, within time.Duration, until func() bool) bool {
 	p.t.Helper()
 	c := p.conn(a)
 	word := fmt.Sprint(time.Now().UnixNano())
@@ -202,13 +203,16 @@ func (p *pair) answers(a netip.Addr, within time.Duration) bool {
 				return true
 			}
 		}
+		if until != nil && until() {
+			return false
+		}
 	}
 	return false
 }
 
 const (
-	patience = 10 * time.Second       // for an answer
-	quiet    = 250 * time.Millisecond // without one
+	patience = 10 * time.Second       // for an answer, or for the kernel's asking for a link address, once a second
+	quiet    = 250 * time.Millisecond // without an answer where nobody counts what is dropped
 )
 
 // want checks who answers, with the client's memory of link addresses and without.
@@ -219,24 +223,51 @@ func (p *pair) want(f *Fence, what string, addrs map[netip.Addr]bool) {
 			if forget {
 				p.forget(a)
 			}
-			before := uint64(0)
-			if !yes && f != nil {
-				before, _ = f.Silenced(all[a])
-			}
-			within := patience
-			if !yes {
+			within, dropped := patience, func() bool { return false }
+			switch {
+			case yes:
+			case f == nil:
 				within = quiet
-			}
-			if got := p.answers(a, within); got != yes {
-				p.t.Errorf("%s: %s answers: %t (forgotten %t)", what, a, got, forget)
-			}
-			if after := uint64(0); !yes && f != nil {
-				if after, _ = f.Silenced(all[a]); after <= before {
-					p.t.Errorf("%s: %s: nothing was dropped (forgotten %t)", what, a, forget)
+			default:
+				before, _ := f.Silenced(all[a])
+				dropped = func() bool {
+					after, _ := f.Silenced(all[a])
+					return after > before
 				}
+			}
+			if got := p.answers(a, within, dropped); got != yes {
+				p.t.Errorf("%s: %s answers: %t (forgotten %t)\n%s", what, a, got, forget, p.state())
+			}
+			if !yes && f != nil && !dropped() {
+				p.t.Errorf("%s: %s: nothing was dropped (forgotten %t)\n%s", what, a, forget, p.state())
 			}
 		}
 	}
+}
+
+// state describes both ends.
+func (p *pair) state() string {
+	here, err := netlink.NewHandle()
+	if err != nil {
+		return err.Error()
+	}
+	defer here.Close()
+	var out strings.Builder
+	for name, h := range map[string]*netlink.Handle{"director": here, "client": p.h} {
+		l, err := h.LinkByName("eth0")
+		if err != nil {
+			fmt.Fprintln(&out, name, err)
+			continue
+		}
+		fmt.Fprintln(&out, name, l.Attrs().Index, l.Attrs().HardwareAddr, l.Attrs().Flags, l.Attrs().OperState)
+		addrs, _ := h.AddrList(l, netlink.FAMILY_ALL)
+		fmt.Fprintln(&out, "  addresses", addrs)
+		neighs, _ := h.NeighList(l.Attrs().Index, netlink.FAMILY_ALL)
+		for _, n := range neighs {
+			fmt.Fprintf(&out, "  neighbour %s state %#x\n", n.String(), n.State)
+		}
+	}
+	return out.String()
 }
 
 func set(t *testing.T, f *Fence) {
@@ -278,7 +309,7 @@ func TestLease(t *testing.T) {
 	must(t, f.Extend("web", until))
 	p.want(f, "for two seconds", map[netip.Addr]bool{vip4: true})
 	for Now() <= until {
-		p.answers(own4, time.Millisecond)
+		p.answers(own4, time.Millisecond, nil)
 	}
 	p.want(f, "after two seconds", silent)
 
@@ -307,6 +338,32 @@ func TestHold(t *testing.T) {
 	p.want(f, "lapsed", map[netip.Addr]bool{vip4: true, vip6: true})
 }
 
+// A longer hold is for the deadlines that are set already, too; a shorter one is not taken.
+func TestSetHold(t *testing.T) {
+	p := newPair(t)
+	f := p.open(Options{Hold: time.Minute})
+	set(t, f)
+	must(t, f.Extend("web", Now()-2*time.Minute))
+	must(t, f.Drop("mail"))
+	p.want(f, "lapsed", map[netip.Addr]bool{vip4: true, vip6: true, other: false})
+	must(t, f.SetHold(time.Hour))
+	p.want(f, "held for an hour", map[netip.Addr]bool{vip4: false, vip6: false, other: false})
+	must(t, f.SetHold(time.Second))
+	p.want(f, "not shortened", map[netip.Addr]bool{vip4: false, other: false})
+	must(t, f.Extend("web", Now()-time.Minute))
+	p.want(f, "a new deadline", map[netip.Addr]bool{vip4: false})
+	must(t, f.Extend("web", Now()-time.Hour))
+	p.want(f, "lapsed after an hour", map[netip.Addr]bool{vip4: true})
+	must(t, f.SetHold(0))
+	p.want(f, "for ever", map[netip.Addr]bool{vip4: false})
+	must(t, f.SetHold(time.Hour))
+	must(t, f.Extend("web", 1))
+	p.want(f, "still for ever", map[netip.Addr]bool{vip4: false})
+	if err := f.SetHold(-1); err == nil {
+		t.Error("a negative hold is taken")
+	}
+}
+
 // A process that is killed closes its file descriptors, and no more.
 func TestKilledProcessKeepsFencing(t *testing.T) {
 	p := newPair(t)
@@ -319,7 +376,7 @@ func TestKilledProcessKeepsFencing(t *testing.T) {
 	f.release()
 	f.mu.Unlock()
 	for Now() <= until {
-		p.answers(own4, time.Millisecond)
+		p.answers(own4, time.Millisecond, nil)
 	}
 	p.want(nil, "after", map[netip.Addr]bool{vip4: false, vip6: false, own4: true})
 
