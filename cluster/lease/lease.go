@@ -182,8 +182,18 @@ func (k *Keeper) extend(group string, until time.Duration) {
 
 // Leased reports whether this node's lease of a group has not ended by now.
 func (k *Keeper) Leased(group string) bool {
+	until, ok := k.Until(group)
+	return ok && k.opts.Now() < until
+}
+
+// Until returns when this node's lease of a group ends unless it is extended; ok is false if it has none.
+func (k *Keeper) Until(group string) (until time.Duration, ok bool) {
 	g := k.groups[group]
-	return g != nil && k.opts.Now() < time.Duration(g.Load())
+	if g == nil {
+		return 0, false
+	}
+	until = time.Duration(g.Load())
+	return until, until != 0
 }
 
 // errEnded is returned by calls on a keeper that does not run any more.

@@ -216,7 +216,7 @@ func (o *Options) voters(r *conf.Reader, w *Raw, pos conf.Pos, kind Kind) {
 			r.Errorf(w.Address.Pos, "address", "%s is another than in voters, %s", o.Address, self)
 		}
 		o.Address = self
-	} else if !w.Address.Set {
+	} else if !w.Address.Set && kind != Director && o.Name != "" {
 		r.Errorf(pos, "address", "is required, as %q is not among the voters", o.Name)
 	}
 	if o.Name == "" || len(o.Voters) != len(w.Voters.V) {

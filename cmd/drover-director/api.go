@@ -137,6 +137,13 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 		Fingerprint: m.opts.Fingerprint(), Started: m.start, Maintenance: m.maintenance, Fence: m.words, Spec: m.source,
 	}
 	base := m.base
+	if m.unfit != "" {
+		out.Warnings = append(out.Warnings, m.unfit)
+	}
+	for peer, when := range m.strangers {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("the file of %s differs in voters, groups, mode or lease (noticed %s): its votes do not count here, nor ours there", peer, when.Format(time.DateTime)))
+	}
+	slices.Sort(out.Warnings)
 	m.mu.Unlock()
 	sync, conns := m.syncReport(ctx)
 	out.Sync = *sync
@@ -181,7 +188,9 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 				for _, g := range d.Active {
 					active[g] = r.Node
 				}
-				if d.Spec.Hash != out.Spec.Hash && r.Node != out.Node {
+				if d.Spec.Error != "" && r.Node != out.Node {
+					out.Warnings = append(out.Warnings, fmt.Sprintf("%s: %s", r.Node, d.Spec.Error))
+				} else if d.Spec.Hash != out.Spec.Hash && r.Node != out.Node {
 					out.Warnings = append(out.Warnings, fmt.Sprintf("%s has another specification: %.12s (%s), here %.12s (%s)", r.Node, d.Spec.Hash, d.Spec.Source, out.Spec.Hash, out.Spec.Source))
 				}
 			}

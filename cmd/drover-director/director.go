@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover-lb/drover/arp"
+	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cmd/internal/app"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/controller"
@@ -115,6 +117,11 @@ func director(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
+	ready := c.Ready()
+	if m != nil {
+		m.controller, m.kernel = c, k
+		ready = m.ready
+	}
 
 	// What the controller needs on its way out outlives it.
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -147,7 +154,6 @@ func director(ctx context.Context, opts options) error {
 		var stopController context.CancelFunc
 		controllerCtx, stopController = context.WithCancel(context.WithoutCancel(ctx))
 		defer stopController()
-		m.controller, m.kernel = c, k
 		after := make(chan struct{})
 		group.Go(func() error {
 			select {
@@ -175,7 +181,6 @@ func director(ctx context.Context, opts options) error {
 		return nil
 	})
 	group.Go(func() error {
-		ready := c.Ready()
 		for {
 			select {
 			case <-groupCtx.Done():
@@ -295,6 +300,18 @@ func describe(path string) (summary string, warnings conf.Errors, err error) {
 	n := 0
 	for i := range f.Spec.Services {
 		n += len(f.Spec.Services[i].RealServers)
+	}
+	if f.Cluster != nil {
+		// A file may be checked where the key is not.
+		switch _, err := cluster.ReadKeyFile(f.Cluster.KeyFile); {
+		case errors.Is(err, fs.ErrNotExist):
+			f.Warnings = append(f.Warnings, &conf.Error{File: path, Pos: conf.Pos{Line: 1, Column: 1}, Place: "cluster: key_file", Message: err.Error()})
+		case err != nil:
+			return "", nil, &app.ConfigError{Err: err}
+		}
+	}
+	if f.Replicated {
+		return fmt.Sprintf("%s: good: a director of a cluster; VIPs and services are replicated", path), f.Warnings, nil
 	}
 	return fmt.Sprintf("%s: good: %d VIPs, %d services, %d real servers", path, len(f.Spec.VIPs), len(f.Spec.Services), n), f.Warnings, nil
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +39,10 @@ const (
 	handoverTimeout = 5 * time.Second
 	// roleTimeout bounds one change of role in the kernel; what failed is tried again.
 	roleTimeout = 2 * time.Second
+	// retryRole is how soon a role is tried again that the kernel did not take.
+	retryRole = 250 * time.Millisecond
+	// catchUpEvery is how soon a director that was not to be compared with is tried again.
+	catchUpEvery = 2 * time.Second
 	// settleTimeout bounds the wait for an election to settle.
 	settleTimeout = 5 * time.Second
 	// publishEvery is how often this node looks whether there is something new to tell the others beside what
@@ -78,11 +83,14 @@ type member struct {
 	// reread asks for the interfaces and the real servers to be looked at again; capacity 1.
 	retrack, retell chan struct{}
 
+	ready      chan struct{}          // closed when the controller is ready and the gossip listens
 	controller *controller.Controller // set before run
 	kernel     table                  // likewise
 	path       string
 
 	qualifying sync.Mutex // held while qualify runs; taken before mu
+	leaving    bool       // qualifying guards it: the director is being stopped
+	giving     sync.Mutex // held from the making of the effective file until the controller has it
 
 	mu          sync.Mutex    // guards what follows
 	stored      chan struct{} // closed when the replicated specification changes
@@ -92,6 +100,8 @@ type member struct {
 	pooled      []spec.Member
 	trouble     map[string]string // of interfaces
 	maintenance bool
+	unfit       string               // why the replicated specification is not in force here
+	strangers   map[string]time.Time // nodes whose files differ in what has to be the same
 	defended    time.Time
 }
 
@@ -158,7 +168,7 @@ func newMember(o memberOptions) (*member, error) {
 	m := &member{
 		log: o.log, opts: c, fence: o.fence, words: o.words, ann: o.ann, events: newEvents(o.log), start: time.Now(),
 		seats: make(map[string]*seat), retrack: make(chan struct{}, 1), retell: make(chan struct{}, 1),
-		path: o.path, own: o.file, trouble: make(map[string]string), stored: make(chan struct{}),
+		ready: make(chan struct{}), path: o.path, own: o.file, trouble: make(map[string]string), stored: make(chan struct{}), strangers: make(map[string]time.Time),
 	}
 	for _, g := range c.Groups {
 		m.seats[g] = &seat{group: g, wake: make(chan struct{}, 1), since: m.start, changed: make(chan struct{}),
@@ -196,7 +206,7 @@ func newMember(o memberOptions) (*member, error) {
 	if m.keeper, err = gossip.NewKeeper(c, m.node, true, epoch, o.log, lease.Options{
 		Role:     func(r election.RoleChange) { m.seats[r.Group].set(r) },
 		Extended: m.extended,
-		Event:    m.electionEvent,
+		Event:    func(e election.Event) { go m.electionEvent(e) }, // the log may block
 	}); err != nil {
 		return nil, err
 	}
@@ -239,6 +249,9 @@ func (m *member) extended(group string, until time.Duration) {
 func (m *member) electionEvent(e election.Event) {
 	switch e.Kind {
 	case election.ConfigMismatch:
+		m.mu.Lock()
+		m.strangers[e.Peer] = time.Now()
+		m.mu.Unlock()
 		m.events.add(slog.LevelError, "election", "%s has other voters, groups, mode or lease in its file: its votes do not count here, nor ours there", e.Peer)
 	case election.TooManyPeers:
 		m.events.add(slog.LevelError, "election", "%s is one candidate too many and is refused", e.Peer)
@@ -254,9 +267,11 @@ func (m *member) electionEvent(e election.Event) {
 // others when after is closed.
 func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) error {
 	defer left()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	rest, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var deep errgroup.Group // what giving up needs
+	deep, deepCtx := errgroup.WithContext(rest) // what giving up needs
 	deep.Go(func() error { return m.node.Run(rest) })
 	deep.Go(func() error { return m.keeper.Run(rest) })
 	deep.Go(func() error { return m.watch.Run(rest) })
@@ -264,6 +279,13 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 		deep.Go(func() error { m.sit(rest, s); return nil })
 	}
 	var group sync.WaitGroup
+	group.Go(func() {
+		select {
+		case <-m.node.Ready():
+			close(m.ready)
+		case <-ctx.Done():
+		}
+	})
 	group.Go(func() {
 		m.qualify() // without VIPs there is no interface to wait for
 		track(ctx, m.log, m.interfaces, m.retrack, m.judge)
@@ -273,7 +295,11 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 	if m.rep != nil {
 		group.Go(func() { m.replicate(ctx) })
 	}
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-deepCtx.Done(): // one of them failed, such as to listen: the daemon ends, and says why
+		cancel()
+	}
 	group.Wait()
 	m.leave()
 	left()
@@ -284,6 +310,9 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 
 // leave hands over everything.
 func (m *member) leave() {
+	m.qualifying.Lock()
+	m.leaving = true
+	m.qualifying.Unlock()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), handoverTimeout, errors.New("giving up the VIPs took too long"))
 	defer cancel()
 	for _, s := range m.seats {
@@ -311,6 +340,8 @@ func (m *member) leave() {
 // sit carries out the roles of one group.
 func (m *member) sit(ctx context.Context, s *seat) {
 	var retry <-chan time.Time
+	var last election.RoleChange
+	off := false // the addresses are off since the last yielding
 	for {
 		select {
 		case <-ctx.Done():
@@ -320,34 +351,50 @@ func (m *member) sit(ctx context.Context, s *seat) {
 		}
 		retry = nil
 		r, _, _ := s.get()
-		level := slog.LevelInfo
-		if r.Role == election.Yielding {
-			level = slog.LevelWarn
+		news := r != last
+		if last = r; news {
+			level := slog.LevelInfo
+			if r.Role == election.Yielding {
+				level = slog.LevelWarn
+			}
+			m.events.add(level, "role", "group %s: %s, epoch %d: %s", s.group, r.Role, r.Epoch, r.Why)
 		}
-		m.events.add(level, "role", "group %s: %s, epoch %d: %s", s.group, r.Role, r.Epoch, r.Why)
-		call, cancel := context.WithTimeoutCause(ctx, roleTimeout, fmt.Errorf("not done after %s", roleTimeout))
-		err := m.controller.SetRole(call, s.group, controller.Role{Active: r.Role == election.Active, Epoch: r.Epoch, Why: r.Why})
-		cancel()
+		var err error
+		if r.Role != election.Standby || !off {
+			call, cancel := context.WithTimeoutCause(ctx, roleTimeout, fmt.Errorf("not done after %s", roleTimeout))
+			err = m.controller.SetRole(call, s.group, controller.Role{Active: r.Role == election.Active, Epoch: r.Epoch, Why: r.Why})
+			cancel()
+		}
+		off = err == nil && r.Role != election.Active
 		if err != nil && ctx.Err() == nil {
-			m.events.add(slog.LevelError, "role", "group %s is not quite %s: %v", s.group, r.Role, err)
+			if news {
+				m.events.add(slog.LevelError, "role", "group %s is not quite %s: %v", s.group, r.Role, err)
+			}
+			retry = time.After(retryRole)
 		}
-		if r.Role == election.Yielding {
-			// Off the interfaces; or, if the kernel refuses that, silenced by the fence. Without one the address is
-			// there until its lifetime ends, and the lease must not be given back before. An address that is there for
-			// good is not ours, and the controller has said so.
-			if err != nil && m.fence == nil && lease.Now() < r.Until+m.lifetime() {
-				retry = time.After(100 * time.Millisecond)
+		switch r.Role {
+		case election.Active:
+			// The controller may have silenced the group, late for an earlier role, after the lease was won.
+			if until, ok := m.keeper.Until(s.group); ok {
+				m.extended(s.group, until)
+			}
+			if news && m.rep != nil && s.group == m.leading() {
+				go m.activate(ctx, r.Epoch)
+			}
+		case election.Yielding:
+			// Off the interfaces; or, if the kernel refuses that, silenced by the fence. Otherwise the address is there
+			// until its lifetime ends, and the lease must not be given back before. An address that is there for good
+			// is not ours, and the controller has said so.
+			if err != nil && (m.fence == nil || m.fence.Drop(s.group) != nil) && lease.Now() < r.Until+m.lifetime() {
 				continue
 			}
 			if err := m.keeper.Yielded(ctx, s.group); err != nil && ctx.Err() == nil {
 				m.log.Error("failed to give a lease back", "group", s.group, "error", err)
 			}
+		case election.Standby:
 		}
 		m.claims()
 		nudge(m.retell)
-		if r.Role == election.Active && m.rep != nil && s.group == m.leading() {
-			go m.activate(ctx, r.Epoch)
-		}
 	}
 }
 
@@ -453,11 +500,18 @@ func (m *member) qualify() {
 	// One after the other, so that the election's last word is the newest one.
 	m.qualifying.Lock()
 	defer m.qualifying.Unlock()
+	if m.leaving {
+		return
+	}
 	m.mu.Lock()
 	reasons := make(map[string]string)
 	for g := range m.seats {
 		if m.maintenance {
 			reasons[g] = "maintenance"
+			continue
+		}
+		if m.unfit != "" {
+			reasons[g] = m.unfit
 			continue
 		}
 		for _, v := range m.base.Spec.VIPs {
@@ -466,7 +520,7 @@ func (m *member) qualify() {
 			switch {
 			case v.Group != g || reasons[g] != "":
 			case !known:
-				reasons[g] = "interface " + name + " was not looked at yet"
+				reasons[g] = lookAt(name)
 			default:
 				reasons[g] = why
 			}
@@ -477,7 +531,7 @@ func (m *member) qualify() {
 	defer cancel()
 	for g := range m.seats {
 		if err := m.keeper.SetEligible(ctx, g, reasons[g] == "", reasons[g]); err != nil {
-			m.log.Debug("failed to tell the election", "group", g, "error", err)
+			m.log.Error("failed to tell the election whether this director can be active", "group", g, "error", err)
 		}
 	}
 }
@@ -558,6 +612,8 @@ func (m *member) readyServers() []spec.Member {
 
 // give hands the specification to the controller.
 func (m *member) give(ctx context.Context) {
+	m.giving.Lock()
+	defer m.giving.Unlock()
 	if err := m.controller.SetFile(ctx, m.file(), m.path); err != nil && ctx.Err() == nil {
 		m.log.Error("failed to tell the controller", "error", err)
 	}
@@ -569,6 +625,14 @@ func (m *member) give(ctx context.Context) {
 func (m *member) setFile(ctx context.Context, f *spec.File) error {
 	if c := f.Cluster; c == nil || c.Fingerprint() != m.opts.Fingerprint() || c.Name != m.opts.Name || c.Label != m.opts.Label || f.Replicated != (m.rep != nil) {
 		return errors.New("who and what the cluster is (cluster: name, label, voters, groups, mode, lease; whether vips and services are in the file) changes at a restart only")
+	}
+	if !reflect.DeepEqual(f.Cluster, m.opts) {
+		m.events.add(slog.LevelWarn, "reload", "what the file says in cluster: beside the keys that all nodes share takes effect at the next start (address, key_file, join, priority, preempt, sync)")
+	}
+	if g, ok := m.fence.(interface{ SetHold(time.Duration) error }); ok {
+		if err := g.SetHold(f.Director.VIPLifetime + time.Second); err != nil {
+			return err
+		}
 	}
 	m.mu.Lock()
 	m.own = f
@@ -686,13 +750,28 @@ func (d directors) Request(ctx context.Context, peer string, request []byte) ([]
 	return d.m.node.Request(ctx, peer, gossip.KindReplica, request)
 }
 
+var errDeposed = errors.New("this director is not the active one any more")
+
 // confirm implements Confirm of [replica.Options].
 func (m *member) confirm(ctx context.Context, v replica.Version) error {
+	r, _, changed := m.seats[m.leading()].get()
+	if r.Role != election.Active || r.Epoch != v.Epoch {
+		return errDeposed
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-changed:
+			cancel(errDeposed)
+		case <-ctx.Done():
+		}
+	}()
 	if err := m.keeper.Confirm(ctx, m.leading(), election.Version(v)); err != nil {
 		return err
 	}
 	if r, _, _ := m.seats[m.leading()].get(); r.Role != election.Active || r.Epoch != v.Epoch || !m.keeper.Leased(m.leading()) {
-		return errors.New("this director is not the active one any more")
+		return errDeposed
 	}
 	return nil
 }
@@ -720,6 +799,8 @@ func (m *member) replicate(ctx context.Context) {
 	members, stop := m.node.WatchMembers()
 	defer stop()
 	seen := make(map[string]uint64) // start of a director with which this one has caught up
+	again := time.NewTicker(catchUpEvery)
+	defer again.Stop()
 	m.versions(ctx)
 	for {
 		select {
@@ -738,25 +819,32 @@ func (m *member) replicate(ctx context.Context) {
 			m.qualify()
 			m.give(ctx)
 		case <-members:
-			for _, name := range (directors{m}).Live() {
-				x, _ := m.node.Member(name)
-				if seen[name] == x.Start {
-					continue
-				}
-				call, cancel := context.WithTimeout(ctx, replica.DefaultTimeout)
-				err := m.rep.CatchUp(call, name)
-				cancel()
-				if err == nil {
-					seen[name] = x.Start
-				} else if ctx.Err() == nil {
-					m.log.Warn("failed to compare the specification with another director, trying again at the next change of membership", "peer", name, "error", err)
-				}
-			}
-			for name := range seen {
-				if x, ok := m.node.Member(name); !ok || x.State != cluster.Alive {
-					delete(seen, name)
-				}
-			}
+			m.catchUp(ctx, seen)
+		case <-again.C:
+			m.catchUp(ctx, seen)
+		}
+	}
+}
+
+// catchUp compares the specification with directors that are new or could not be asked before.
+func (m *member) catchUp(ctx context.Context, seen map[string]uint64) {
+	for _, name := range (directors{m}).Live() {
+		x, _ := m.node.Member(name)
+		if seen[name] == x.Start {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, catchUpEvery)
+		err := m.rep.CatchUp(call, name)
+		cancel()
+		if err == nil {
+			seen[name] = x.Start
+		} else if ctx.Err() == nil {
+			m.log.Warn("failed to compare the specification with another director; it is tried again", "peer", name, "error", err)
+		}
+	}
+	for name := range seen {
+		if x, ok := m.node.Member(name); !ok || x.State != cluster.Alive {
+			delete(seen, name)
 		}
 	}
 }
@@ -769,27 +857,32 @@ func (m *member) versions(ctx context.Context) {
 	}
 }
 
-// adopt makes the newest stored change the specification of this director.
+// adopt makes the newest stored change the specification of this director. One that does not fit it keeps it from
+// being active.
 func (m *member) adopt() error {
-	head, ok := m.rep.Log().Head()
+	l := m.rep.Log()
+	head, ok := l.Head()
 	if !ok {
 		m.mu.Lock()
 		m.source = api.Spec{Source: "replicated"}
 		m.mu.Unlock()
 		return nil
 	}
-	shared, err := spec.ParseSpec("version "+head.Version.String(), head.Content)
-	if err != nil {
-		return err
-	}
+	version := head.Version.String()
+	shared, err := spec.ParseSpec("version "+version, head.Content)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	f, err := m.own.With(shared)
+	var f *spec.File
+	if err == nil {
+		f, err = m.own.With(shared)
+	}
 	if err != nil {
+		m.unfit = fmt.Sprintf("specification %s does not fit this director: %v", version, err)
+		m.source.Error = m.unfit
 		return err
 	}
-	m.base = f
-	m.source = api.Spec{Source: "replicated", Version: head.Version.String(), Acked: m.rep.Log().Acked().String(), Hash: specHash(f)}
+	m.base, m.unfit = f, ""
+	m.source = api.Spec{Source: "replicated", Version: version, Acked: l.Acked().String(), Hash: specHash(f)}
 	return nil
 }
 
@@ -824,6 +917,10 @@ func (m *member) serveHandover(ctx context.Context, from string, request []byte)
 	if err := json.Unmarshal(request, &h); err != nil {
 		return nil, err
 	}
+	if !slices.Contains(m.opts.Directors(), from) {
+		return nil, fmt.Errorf("%s is not a director of this cluster", from)
+	}
+	h.Forwarded = true
 	m.events.add(slog.LevelInfo, "handover", "asked by way of %s: %s", from, h.Why)
 	return nil, m.handover(ctx, h)
 }
@@ -852,8 +949,12 @@ func (m *member) handover(ctx context.Context, h api.Handover) error {
 		switch {
 		case h.To == m.opts.Name:
 			err = m.promote(ctx, g, st)
+		case h.Forwarded && st.Role != election.Active:
+			err = fmt.Errorf("%s is not the active director of group %s any more", m.opts.Name, g)
 		case h.To != "":
 			err = m.ask(ctx, h.To, one)
+		case st.Role == election.Active && len((directors{m}).Live()) == 0:
+			err = fmt.Errorf("no other director is alive to take group %s; stop this one, or switch maintenance on, to have nobody serve it", g)
 		case st.Role == election.Active:
 			err = m.stepDown(ctx, g)
 		case st.Holder == "" || st.Holder == m.opts.Name:
@@ -870,6 +971,13 @@ func (m *member) ask(ctx context.Context, node string, h api.Handover) error {
 	b, err := json.Marshal(h)
 	if err != nil {
 		return err
+	}
+	if x, ok := m.node.Member(node); !ok || x.State != cluster.Alive {
+		state := "was never seen by " + m.opts.Name
+		if ok {
+			state = fmt.Sprintf("is %s since %s", x.State, x.Since.Format(time.DateTime))
+		}
+		return fmt.Errorf("director %s %s", node, state)
 	}
 	_, err = m.node.Request(ctx, node, gossip.KindHandover, b)
 	return err

@@ -41,8 +41,8 @@ func TestQualify(t *testing.T) {
 	vip := func(s, iface, group string) spec.VIP {
 		return spec.VIP{Prefix: netip.MustParsePrefix(s), Interface: iface, Group: group}
 	}
-	f := &spec.File{Spec: spec.Spec{VIPs: []spec.VIP{vip("192.0.2.1/32", "", "blue"), vip("192.0.2.2/32", "eth1", "green"), vip("192.0.2.3/32", "eth2", "blue")}}}
-	f.Director.Interface = "eth0"
+	f := &spec.File{Spec: spec.Spec{VIPs: []spec.VIP{vip("192.0.2.1/32", "", "blue"), vip("192.0.2.2/32", "none1", "green"), vip("192.0.2.3/32", "lo", "blue")}}}
+	f.Director.Interface = "none0"
 	m := &member{
 		log: slog.New(slog.DiscardHandler), events: newEvents(slog.New(slog.DiscardHandler)), keeper: k, base: f,
 		seats: map[string]*seat{"blue": nil, "green": nil, "empty": nil}, trouble: make(map[string]string),
@@ -64,22 +64,28 @@ func TestQualify(t *testing.T) {
 		}
 	}
 	m.qualify()
-	expect("at first", map[string]string{"blue": "interface eth0 was not looked at yet", "green": "interface eth1 was not looked at yet"})
-	m.judge("eth0", "")
-	expect("one of two is well", map[string]string{"blue": "interface eth2 was not looked at yet", "green": "interface eth1 was not looked at yet"})
-	m.judge("eth2", "")
-	m.judge("eth1", "interface eth1 has no carrier")
-	expect("one group's is not well", map[string]string{"green": "interface eth1 has no carrier"})
+	expect("at first", map[string]string{"blue": "there is no interface none0", "green": "there is no interface none1"}) // the tracker has not looked
+	m.judge("none0", "")
+	expect("one of two is well", map[string]string{"green": "there is no interface none1"})
+	m.judge("none1", "interface none1 has no carrier")
+	expect("one group's is not well", map[string]string{"green": "interface none1 has no carrier"})
 	m.setMaintenance(true)
 	expect("maintenance", map[string]string{"blue": "maintenance", "green": "maintenance", "empty": "maintenance"})
-	m.judge("eth1", "")
+	m.unfit = "does not fit"
+	m.judge("none1", "")
 	expect("well in maintenance", map[string]string{"blue": "maintenance", "green": "maintenance", "empty": "maintenance"})
 	m.setMaintenance(false)
+	expect("a specification that does not fit", map[string]string{"blue": "does not fit", "green": "does not fit", "empty": "does not fit"})
+	m.unfit = ""
+	m.qualify()
 	expect("all is well", nil)
-	if got := texts(m.events.after(t.Context(), 0)); got != "1 tracker interface eth1 has no carrier, 2 maintenance maintenance is on, 3 maintenance maintenance is off" {
+	m.leaving = true
+	m.setMaintenance(true)
+	expect("on the way out nothing changes any more", nil)
+	if got := texts(m.events.after(t.Context(), 0)); got != "1 tracker interface none1 has no carrier, 2 maintenance maintenance is on, 3 maintenance maintenance is off, 4 maintenance maintenance is on" {
 		t.Errorf("told %s", got)
 	}
-	if got := m.interfaces(); len(got) != 3 || got[0] != "eth0" || got[1] != "eth1" || got[2] != "eth2" {
+	if got := m.interfaces(); len(got) != 3 || got[0] != "none0" || got[1] != "none1" || got[2] != "lo" {
 		t.Errorf("interfaces %q", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -100,6 +101,20 @@ func linkTrouble(name string, flags uint32) string {
 		return fmt.Sprintf("interface %s is switched off", name)
 	case flags&unix.IFF_LOWER_UP == 0:
 		return fmt.Sprintf("interface %s has no carrier", name)
+	}
+	return ""
+}
+
+// lookAt says why nobody can be served on an interface, as it is now; "" if somebody can.
+func lookAt(name string) string {
+	ifi, err := net.InterfaceByName(name)
+	switch {
+	case err != nil:
+		return "there is no interface " + name
+	case ifi.Flags&net.FlagUp == 0:
+		return linkTrouble(name, 0)
+	case ifi.Flags&net.FlagRunning == 0:
+		return linkTrouble(name, unix.IFF_UP)
 	}
 	return ""
 }

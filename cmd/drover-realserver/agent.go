@@ -104,11 +104,21 @@ func agent(ctx context.Context, o options) error {
 	current := atomic.Pointer[realserver.Config]{}
 	current.Store(cfg)
 	if m != nil {
+		// Before anything is changed on this host: who cannot listen tries again with the next start.
+		failed := make(chan error, 1)
 		helpers.Go(func() {
 			if err := m.run(helpersCtx, a, current.Load); err != nil {
 				o.log.Error("this host is not part of its cluster any more", "error", err)
+				failed <- err
 			}
 		})
+		select {
+		case <-m.node.Ready():
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
 	}
 	changed := make(chan struct{}, 1)
 	helpers.Go(func() {

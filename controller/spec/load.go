@@ -139,6 +139,9 @@ func read(name string, r *conf.Reader, raw *rawFile) (*File, error) {
 	}
 	rd.director(raw)
 	rd.file.Cluster = settings.Read(r, raw.Cluster, settings.Director, name)
+	if o := rd.file.Cluster; o != nil && len(o.Voters)%2 == 0 && o.Mode == settings.Lease {
+		rd.warn(raw.Cluster.V.Voters.Pos, "cluster", "voters: %d of them have to agree among %d: one more would make no difference to that, and allow for one more to be lost", len(o.Voters)/2+1, len(o.Voters))
+	}
 	if rd.file.Cluster != nil && !raw.VIPs.Set && !raw.Services.Set {
 		rd.file.Replicated = true
 		if err := r.Err(); err != nil {

@@ -28,7 +28,8 @@ type Spec struct {
 	Source  string `json:"source"`  // a file's path, or "replicated"
 	Version string `json:"version"` // EPOCH.INDEX if replicated
 	Acked   string `json:"acknowledged,omitempty"`
-	Hash    string `json:"hash"` // SHA-256 of its values
+	Hash    string `json:"hash"`            // SHA-256 of its values
+	Error   string `json:"error,omitempty"` // why a newer one is not in force
 }
 
 // Group is a group of VIPs with the one director that may have it.
@@ -120,6 +121,8 @@ type Handover struct {
 	Group string `json:"group,omitempty"` // "": every group
 	To    string `json:"to,omitempty"`    // "": whoever comes first
 	Why   string `json:"why,omitempty"`
+	// Forwarded: another director asks for it, who took this one for the one that is meant.
+	Forwarded bool `json:"forwarded,omitempty"`
 }
 
 // Maintenance takes a director out of the election, or puts it back.

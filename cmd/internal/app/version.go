@@ -1,14 +1,15 @@
 package app
 
-import "runtime/debug"
+import (
+	"runtime/debug"
 
-// version is set by the linker (-X) when a release is built.
-var version string
+	"github.com/drover-lb/drover/internal/version"
+)
 
 // Version says what was built: the release, or the module's version or commit.
 func Version() string {
-	if version != "" {
-		return version
+	if version.Version != "unknown" {
+		return version.Version
 	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
