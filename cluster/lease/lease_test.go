@@ -259,6 +259,7 @@ func TestHandOver(t *testing.T) {
 			t.Error("given up before the addresses are off")
 		}
 		m.must(d1.Yielded(t.Context(), group))
+		synctest.Wait() // the call returns before the role is told
 		if d1.Leased(group) {
 			t.Error("leased still")
 		}
