@@ -118,9 +118,10 @@ type Controller struct {
 	roles    map[string]*role
 	deferred []roleChange // wait for the end of a pass
 	stopping bool
-	fenced   bool            // the fence has the addresses of this file
-	lifted   map[string]bool // by group: whether the fence was lifted; absent where that is not known
-	fenceErr error
+	fenced   bool             // the fence has the addresses of this file
+	lifted   map[string]bool  // by group: whether the fence was lifted; absent where that is not known
+	fenceErr error            // of the interfaces
+	dropErrs map[string]error // of groups that could not be silenced, or let through
 
 	syncing                bool
 	syncDue                bool          // the daemons are to be looked after as soon as the kernel is free
@@ -199,6 +200,7 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 		kick:        make(chan struct{}, 1),
 		roles:       make(map[string]*role),
 		lifted:      make(map[string]bool),
+		dropErrs:    make(map[string]error),
 		requests:    make(chan chan *Status),
 		ready:       make(chan struct{}),
 		done:        make(chan struct{}),

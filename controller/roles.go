@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -171,11 +172,32 @@ func (c *Controller) changeRole(ctx context.Context, rc roleChange) {
 // unannounce ends the announcements of a group and silences it.
 func (c *Controller) unannounce(group string) {
 	if c.opts.Fence != nil {
-		c.fenceErr = c.opts.Fence.Drop(group)
+		c.dropped(group, c.opts.Fence.Drop(group))
 		delete(c.lifted, group)
 	}
 	c.vips.mute(c.keysIn(group))
 	c.announce()
+}
+
+// dropped notes whether a group was silenced, or why not.
+func (c *Controller) dropped(group string, err error) {
+	if err == nil {
+		delete(c.dropErrs, group)
+		return
+	}
+	if fmt.Sprint(err) != fmt.Sprint(c.dropErrs[group]) {
+		c.log.Error("the kernel does not guard the leases of a group", "group", group, "error", err)
+	}
+	c.dropErrs[group] = err
+}
+
+// fenceError says what of the fence is not as it should be.
+func (c *Controller) fenceError() error {
+	errs := []error{c.fenceErr}
+	for _, g := range slices.Sorted(maps.Keys(c.dropErrs)) {
+		errs = append(errs, c.dropErrs[g])
+	}
+	return errors.Join(errs...)
 }
 
 // answer replies to the calls of SetRole that waited for a pass.
@@ -200,6 +222,9 @@ func (c *Controller) roleErr(group string) error {
 		default:
 			errs = append(errs, fmt.Errorf("VIP %s: %s", k, v.state))
 		}
+	}
+	if err := errors.Join(c.fenceErr, c.dropErrs[group]); err != nil && len(errs) > 0 && !c.active(group) {
+		errs = append(errs, fmt.Errorf("and the kernel may not silence it: %w", err))
 	}
 	return errors.Join(errs...)
 }
@@ -269,6 +294,7 @@ func (c *Controller) shield() {
 	for _, group := range c.groups {
 		if c.active(group) {
 			delete(c.lifted, group)
+			delete(c.dropErrs, group)
 			continue
 		}
 		off := true
@@ -286,8 +312,7 @@ func (c *Controller) shield() {
 		} else {
 			err = c.opts.Fence.Drop(group)
 		}
-		if err != nil {
-			c.fenceErr = err
+		if c.dropped(group, err); err != nil {
 			continue
 		}
 		c.lifted[group] = off

@@ -104,7 +104,8 @@ func TestRolesOrder(t *testing.T) {
 
 type fakeFence struct {
 	note func(string, ...any)
-	err  error
+	err  error // of Set and Repair
+	drop error
 }
 
 func (f *fakeFence) Set(interfaces []string, groups map[netip.Addr]string) error {
@@ -118,7 +119,7 @@ func (f *fakeFence) Set(interfaces []string, groups map[netip.Addr]string) error
 }
 
 func (f *fakeFence) Repair() error           { return f.err }
-func (f *fakeFence) Drop(group string) error { f.note("fence drop %s", group); return nil }
+func (f *fakeFence) Drop(group string) error { f.note("fence drop %s", group); return f.drop }
 func (f *fakeFence) Lift(group string) error { f.note("fence lift %s", group); return nil }
 
 // A table that hangs does not delay a takeover, nor giving up.
@@ -406,6 +407,123 @@ func TestRoleErrors(t *testing.T) {
 			t.Errorf("VIP is %s, addresses %q: it was renewed", s, k.IP())
 		}
 	})
+}
+
+// busyKernel is one that works on one call for addresses at a time, for which nobody waits longer than a
+// second, as package kernel has it: what was begun is carried out later.
+type busyKernel struct {
+	*kerneltest.Kernel
+	busy chan struct{} // capacity 1
+	slow atomic.Int64  // how long setting an address takes
+}
+
+func (k *busyKernel) do(takes time.Duration, f func() error) error {
+	timeout := time.After(time.Second)
+	select {
+	case k.busy <- struct{}{}:
+	case <-timeout:
+		return context.DeadlineExceeded
+	}
+	done := make(chan error, 1)
+	go func() {
+		time.Sleep(takes)
+		done <- f()
+		<-k.busy
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-timeout:
+		return context.DeadlineExceeded
+	}
+}
+
+func (k *busyKernel) SetAddress(ctx context.Context, index int, p netip.Prefix, life time.Duration) error {
+	return k.do(time.Duration(k.slow.Load()), func() error { return k.Kernel.SetAddress(ctx, index, p, life) })
+}
+
+func (k *busyKernel) DeleteAddress(ctx context.Context, index int, p netip.Prefix) error {
+	return k.do(0, func() error { return k.Kernel.DeleteAddress(ctx, index, p) })
+}
+
+func (k *busyKernel) Addresses(ctx context.Context) (out []kernel.Address, err error) {
+	err = k.do(0, func() (err error) { out, err = k.Kernel.Addresses(ctx); return err })
+	return out, err
+}
+
+func (k *busyKernel) Link(ctx context.Context, name string) (l kernel.Link, err error) {
+	err = k.do(0, func() (err error) { l, err = k.Kernel.Link(ctx, name); return err })
+	return l, err
+}
+
+// An address that comes after nobody waited for it any more is taken off, and the fence is there until then.
+func TestStandbyWhileAnAddressIsOnItsWay(t *testing.T) {
+	for _, tc := range []struct {
+		takes time.Duration
+		done  bool // by the end of SetRole
+	}{{1500 * time.Millisecond, true}, {20 * time.Second, false}} {
+		fake(t, func(w *world, k *kerneltest.Kernel) {
+			busy := &busyKernel{Kernel: k, busy: make(chan struct{}, 1)}
+			w.start(one, member, func(o *Options) { o.Kernel, o.Fence = busy, &fakeFence{note: k.Note} })
+			defer time.Sleep(tc.takes) // until all is carried out
+			k.Journal()
+			busy.slow.Store(int64(tc.takes))
+			if err := w.setRole("default", Role{Active: true, Epoch: 1}); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: active: %v", tc.takes, err)
+			}
+			busy.slow.Store(0)
+			if err := w.setRole("default", Role{Epoch: 1}); (err == nil) != tc.done {
+				t.Errorf("%s: standby: %v", tc.takes, err)
+			}
+			if !tc.done {
+				w.journal(k, "fence drop default", "fence drop default")
+				time.Sleep(tc.takes)
+				w.journal(k, "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "ip address del 192.0.2.10/32 dev eth0", "fence lift default")
+			} else {
+				w.journal(k, "fence drop default", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "ip address del 192.0.2.10/32 dev eth0", "fence lift default")
+			}
+			if st := w.status(); st.VIPs[0].State != VIPStandby || k.IP() != "" || !st.Healthy {
+				t.Errorf("%s: addresses %q, status %+v", tc.takes, k.IP(), st)
+			}
+		})
+	}
+}
+
+// Where an address could not be taken off, whoever asked has to know whether the kernel silences it.
+func TestRoleErrorsNameTheFence(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		fence fakeFence
+	}{
+		{"drop", fakeFence{drop: errors.New("no map")}},
+		{"interface", fakeFence{err: errors.New("no filter")}},
+		{"both", fakeFence{drop: errors.New("no map"), err: errors.New("no filter")}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			fake(t, func(w *world, k *kerneltest.Kernel) {
+				fence := tc.fence
+				fence.note = k.Note
+				w.start(one, member, func(o *Options) { o.Fence = &fence })
+				w.mustRole("default", Role{Active: true, Epoch: 1})
+				w.mustRole("default", Role{Epoch: 1}) // it is off, and so the fence does not matter
+				w.mustRole("default", Role{Active: true, Epoch: 2})
+				k.FailAddress(nil, errors.New("stuck"))
+				err := w.setRole("default", Role{Epoch: 2})
+				st := w.status()
+				for _, want := range []error{fence.drop, fence.err} {
+					if want != nil && (!errors.Is(err, want) || !strings.Contains(st.FenceError, want.Error())) {
+						t.Errorf("error %v, status %q, want %v", err, st.FenceError, want)
+					}
+				}
+				fence.drop, fence.err = nil, nil
+				k.FailAddress(nil, nil)
+				time.Sleep(w.interval + time.Millisecond)
+				if st := w.status(); st.FenceError != "" || !st.Healthy || st.VIPs[0].State != VIPStandby {
+					t.Errorf("status %+v", st)
+				}
+			})
+		})
+	}
 }
 
 // A VIP that moves to a group of another director leaves, and on_stop: keep keeps the table alone.

@@ -70,6 +70,7 @@ type vip struct {
 	since   time.Time // of state
 	err     error
 	on      bool // ours and on the interface: to be renewed
+	doubt   bool // it may be on the interface, whatever on says: a call has failed that the kernel may yet carry out
 	carrier bool // of the interface
 	epoch   uint64
 	stand   bool // not to be held here: nobody is told of it, whatever its state
@@ -80,7 +81,7 @@ func (v *vip) announced() bool { return !v.stand && (v.state == VIPHeld || v.sta
 
 // off says whether a VIP that is not to be here is not here.
 func (v *vip) off() bool {
-	return v.stand && !v.on && (v.state == VIPStandby || v.state == VIPNoInterface)
+	return v.stand && !v.on && !v.doubt && (v.state == VIPStandby || v.state == VIPNoInterface)
 }
 
 // errStatic is the error of a VIP that somebody else has put onto the interface of a standby for good.
@@ -321,7 +322,7 @@ func (s *vips) settle(ctx context.Context, want []vipKey, ready func(netip.Addr)
 	if err != nil {
 		for _, k := range want {
 			// What is on stays on and is renewed; its state is not known for now.
-			if v := s.known[k]; !v.on {
+			if v := s.known[k]; !v.on && v.state != VIPLeaving {
 				s.set(v, VIPFailed, err)
 			}
 		}
@@ -333,19 +334,19 @@ func (s *vips) settle(ctx context.Context, want []vipKey, ready func(netip.Addr)
 	for _, k := range want {
 		v := s.known[k]
 		link, ok := links[k.Interface]
-		if v.on && (!ok && errors.Is(missing[k.Interface], fs.ErrNotExist) || ok && link.Index != v.index) {
+		if (v.on || v.doubt) && v.index != 0 && (!ok && errors.Is(missing[k.Interface], fs.ErrNotExist) || ok && link.Index != v.index) {
 			// Renamed, removed, or removed and made anew: the address is where it should not be, or nowhere.
 			if err := s.remove(ctx, v.index, k.Prefix); err != nil {
 				s.log.Warn("VIP cannot be taken off the interface that had this name", "vip", k.Prefix, "interface", k.Interface, "error", err)
 			}
-			v.on, v.index = false, 0
+			v.on, v.doubt, v.index = false, false, 0
 		}
 		switch {
 		case ok:
 		case errors.Is(missing[k.Interface], fs.ErrNotExist):
 			s.set(v, VIPNoInterface, missing[k.Interface])
 			continue
-		case v.on: // not known for now
+		case v.on, v.state == VIPLeaving: // not known for now
 			continue
 		default:
 			s.set(v, VIPFailed, missing[k.Interface])
@@ -372,6 +373,7 @@ func (s *vips) look(ctx context.Context, v *vip, link kernel.Link, addrs []kerne
 	_, gone := s.gone[removal]
 	delete(s.gone, removal)
 	there := find(addrs, link.Index, v.key.Prefix)
+	v.doubt = false
 	if v.on && (there == nil || gone) {
 		s.log.Warn("VIP was removed from the interface by somebody else", "vip", v.key.Prefix, "interface", v.key.Interface)
 		v.on = there != nil
@@ -410,6 +412,9 @@ func (s *vips) stand(ctx context.Context, v *vip, link kernel.Link, addrs []kern
 	delete(s.gone, kernel.Removal{Index: link.Index, Addr: v.key.Prefix.Addr()})
 	_, owned := s.owned[v.key]
 	there := find(addrs, link.Index, v.key.Prefix)
+	if there == nil {
+		v.doubt = false
+	}
 	if there != nil && there.Lifetime == kernel.Forever && (!owned && !v.on || there.Prefix != v.key.Prefix) {
 		s.set(v, VIPStatic, errStatic)
 		return
@@ -427,15 +432,18 @@ func (s *vips) stand(ctx context.Context, v *vip, link kernel.Link, addrs []kern
 	s.takeOff(ctx, v)
 }
 
-// takeOff takes a VIP off that this director may not hold, and reports whether it is off.
+// takeOff takes a VIP off that this director may not hold, and reports whether it is off. What the kernel
+// answers to the removal comes after all that was asked of it before, so it also settles a doubt.
 func (s *vips) takeOff(ctx context.Context, v *vip) bool {
 	v.on, v.stand = false, true // not renewed any more, come what may
 	if v.index != 0 {
 		if err := s.remove(ctx, v.index, v.key.Prefix); err != nil {
+			v.doubt = true
 			s.set(v, VIPLeaving, err)
 			return false
 		}
 	}
+	v.doubt = false
 	s.disown(v.key)
 	s.set(v, VIPStandby, s.whyOff(v))
 	return true
@@ -459,7 +467,7 @@ func (s *vips) disown(k vipKey) {
 // standDown takes those of keys off that this director has on an interface and may not hold.
 func (s *vips) standDown(ctx context.Context, keys []vipKey) {
 	for _, k := range keys {
-		if v := s.known[k]; v != nil && (v.on || v.state == VIPLeaving) && !s.leased(s.groups[k]) {
+		if v := s.known[k]; v != nil && (v.on || v.doubt || v.state == VIPLeaving) && !s.leased(s.groups[k]) {
 			s.takeOff(ctx, v)
 		} else if v != nil && !s.active(s.groups[k]) {
 			v.stand = true
@@ -540,10 +548,14 @@ func (s *vips) take(ctx context.Context, list []*vip) {
 			continue
 		}
 		if err := s.kernel.SetAddress(ctx, v.index, v.key.Prefix, s.life); err != nil {
+			v.doubt = true
 			s.set(v, VIPFailed, err)
+			if !s.leased(s.groups[v.key]) {
+				s.takeOff(ctx, v)
+			}
 			continue
 		}
-		v.on = true
+		v.on, v.doubt = true, false
 		if !s.leased(s.groups[v.key]) { // the process may have been stopped since the first question
 			s.takeOff(ctx, v)
 			continue
@@ -555,8 +567,12 @@ func (s *vips) take(ctx context.Context, list []*vip) {
 
 // renew extends the lifetime of all VIPs that are on, and takes those off that may not be held any more.
 func (s *vips) renew(ctx context.Context) {
+	stuck := false // once is enough to know
 	for _, v := range s.known {
 		if !v.on {
+			if v.doubt && !stuck && !s.leased(s.groups[v.key]) {
+				stuck = !s.takeOff(ctx, v)
+			}
 			continue
 		}
 		if !s.leased(s.groups[v.key]) {
