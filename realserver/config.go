@@ -26,6 +26,9 @@ const DefaultDummy = "drover"
 // Loopback is the interface that is there already.
 const Loopback = "lo"
 
+// DefaultDrain is within what service managers wait for the end of a daemon.
+const DefaultDrain = 10 * time.Second
+
 // Config is what a real server is to be. Make one with [Load].
 type Config struct {
 	VIPs          []netip.Addr
@@ -42,6 +45,8 @@ type Config struct {
 	// Address is at which the directors send packets, by default the address in the cluster.
 	Address netip.Addr
 	Weight  uint32 // in the pool, 0 .. 65535, default 1
+	// Drain is how long a member of a pool that is being stopped waits for its connections to end.
+	Drain time.Duration // 0 .. 1 h, default 10 s
 }
 
 type rawConfig struct {
@@ -54,6 +59,7 @@ type rawConfig struct {
 	Pool          conf.Value            `yaml:"pool"`
 	Address       conf.Value            `yaml:"address"`
 	Weight        conf.Value            `yaml:"weight"`
+	Drain         conf.Value            `yaml:"drain"`
 }
 
 // Load reads the file at path. An error is of type [conf.Errors] when its content is at fault.
@@ -146,6 +152,7 @@ func validate(name string, r *conf.Reader, raw *rawConfig) (*Config, error) {
 func (c *Config) member(name string, r *conf.Reader, raw *rawConfig) {
 	c.Cluster = settings.Read(r, raw.Cluster, settings.RealServer, name)
 	c.Weight = uint32(r.Int(raw.Weight, "weight", 0, 65535, 1))
+	c.Drain = r.Duration(raw.Drain, "drain", 0, time.Hour, DefaultDrain)
 	c.Pool = raw.Pool.Text
 	switch {
 	case raw.Pool.Set && !settings.ValidName(c.Pool):
@@ -154,6 +161,8 @@ func (c *Config) member(name string, r *conf.Reader, raw *rawConfig) {
 		r.Errorf(raw.Pool.Pos, "pool", "is that of a cluster: it needs cluster")
 	case raw.Weight.Set && !raw.Pool.Set:
 		r.Errorf(raw.Weight.Pos, "weight", "is that of a member of a pool: it needs pool")
+	case raw.Drain.Set && !raw.Pool.Set:
+		r.Errorf(raw.Drain.Pos, "drain", "is that of a member of a pool: it needs pool")
 	case raw.Address.Set && !raw.Pool.Set:
 		r.Errorf(raw.Address.Pos, "address", "is that of a member of a pool: it needs pool")
 	case raw.VIPs.Set && len(raw.VIPs.V) > 0 && raw.Pool.Set:

@@ -92,17 +92,18 @@ type member struct {
 	leaving    bool       // qualifying guards it: the director is being stopped
 	giving     sync.Mutex // held from the making of the effective file until the controller has it
 
-	mu          sync.Mutex    // guards what follows
-	stored      chan struct{} // closed when the replicated specification changes
-	own         *spec.File    // own settings
-	base        *spec.File    // with VIPs and services, members of pools left out
-	source      api.Spec      // of base
-	pooled      []spec.Member
-	trouble     map[string]string // of interfaces
-	maintenance bool
-	unfit       string               // why the replicated specification is not in force here
-	strangers   map[string]time.Time // nodes whose files differ in what has to be the same
-	defended    time.Time
+	mu                sync.Mutex    // guards what follows
+	stored            chan struct{} // closed when the replicated specification changes
+	own               *spec.File    // own settings
+	base              *spec.File    // with VIPs and services, members of pools left out
+	source            api.Spec      // of base
+	draining, drained []string      // members of pools that ask for it; those for which that is in the kernel
+	pooled            []spec.Member
+	trouble           map[string]string // of interfaces
+	maintenance       bool
+	unfit             string               // why the replicated specification is not in force here
+	strangers         map[string]time.Time // nodes whose files differ in what has to be the same
+	defended          time.Time
 }
 
 // seat brings one group's role into the kernel, one change after the other.
@@ -555,12 +556,13 @@ func (m *member) follow(ctx context.Context) {
 			}
 		}
 		m.acknowledge()
-		ready := m.readyServers()
+		ready, draining := m.readyServers()
 		m.mu.Lock()
 		same := slices.EqualFunc(ready, m.pooled, func(a, b spec.Member) bool {
 			return a.Name == b.Name && a.Pool == b.Pool && a.Address == b.Address && a.Weight == b.Weight && slices.Equal(a.VIPs, b.VIPs)
 		})
-		m.pooled = ready
+		same = same && slices.Equal(draining, m.draining)
+		m.pooled, m.draining = ready, draining
 		m.mu.Unlock()
 		if !same {
 			m.give(ctx)
@@ -586,8 +588,7 @@ func (m *member) acknowledge() {
 
 // readyServers lists the members of pools with the VIPs for which they are proven ready. A node that failed keeps
 // what it had last: who does not hear it cannot know better. A node that has left is out.
-func (m *member) readyServers() []spec.Member {
-	var out []spec.Member
+func (m *member) readyServers() (out []spec.Member, draining []string) {
 	for _, r := range m.node.Records() {
 		if r.Key != gossip.AgentRecord || r.State == cluster.Left {
 			continue
@@ -599,6 +600,7 @@ func (m *member) readyServers() []spec.Member {
 		s := spec.Member{Name: r.Node, Pool: a.Pool, Address: a.Address, Weight: a.Weight}
 		if a.Draining {
 			s.Weight = 0
+			draining = append(draining, r.Node)
 		}
 		for _, v := range a.VIPs {
 			if v.Ready {
@@ -607,15 +609,27 @@ func (m *member) readyServers() []spec.Member {
 		}
 		out = append(out, s)
 	}
-	return out
+	return out, draining
 }
 
 // give hands the specification to the controller.
 func (m *member) give(ctx context.Context) {
 	m.giving.Lock()
 	defer m.giving.Unlock()
-	if err := m.controller.SetFile(ctx, m.file(), m.path); err != nil && ctx.Err() == nil {
+	m.mu.Lock()
+	f, drained := m.effective(), slices.Clone(m.draining)
+	m.mu.Unlock()
+	err := m.controller.SetFile(ctx, f, m.path)
+	if err == nil && len(drained) > 0 {
+		_, err = m.controller.Status(ctx) // answered when the kernel has it
+	}
+	if err != nil && ctx.Err() == nil {
 		m.log.Error("failed to tell the controller", "error", err)
+	}
+	if err == nil {
+		m.mu.Lock()
+		m.drained = drained
+		m.mu.Unlock()
 	}
 	m.claims()
 	nudge(m.retell)
@@ -675,7 +689,7 @@ func (m *member) tell(ctx context.Context) {
 
 func (m *member) announcement(ctx context.Context) *api.Director {
 	m.mu.Lock()
-	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools()}
+	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools(), Drained: slices.Clone(m.drained)}
 	m.mu.Unlock()
 	for _, g := range m.opts.Groups {
 		if r, _, _ := m.seats[g].get(); r.Role == election.Active {

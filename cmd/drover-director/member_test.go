@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -138,7 +139,11 @@ func TestReadyServers(t *testing.T) {
 			t.Helper()
 			time.Sleep(10 * time.Second) // the gossip settles
 			var got []string
-			for _, s := range m.readyServers() {
+			ready, draining := m.readyServers()
+			for _, s := range ready {
+				if (s.Weight == 0) != slices.Contains(draining, s.Name) {
+					t.Errorf("%s: %s has weight %d, draining are %q", when, s.Name, s.Weight, draining)
+				}
 				got = append(got, fmt.Sprintf("%s %s %s %d %v", s.Name, s.Pool, s.Address, s.Weight, s.VIPs))
 			}
 			if got := strings.Join(got, "; "); got != want {

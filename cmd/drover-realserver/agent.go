@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -98,7 +99,8 @@ func agent(ctx context.Context, o options) error {
 	}
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
-	helpersCtx, stopHelpers := context.WithCancel(ctx)
+	// The host stays what it is until it is drained.
+	helpersCtx, stopHelpers := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopHelpers()
 	helpers.Go(func() { k.Watch(helpersCtx, o.log, settings...) })
 	current := atomic.Pointer[realserver.Config]{}
@@ -134,7 +136,6 @@ func agent(ctx context.Context, o options) error {
 		for {
 			select {
 			case <-helpersCtx.Done():
-				o.notifier.Stopping()
 				return
 			case <-ready:
 				ready = nil
@@ -147,7 +148,23 @@ func agent(ctx context.Context, o options) error {
 			}
 		}
 	})
-	return a.Run(ctx)
+	helpers.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-helpersCtx.Done():
+			return
+		}
+		o.notifier.Stopping()
+		if m != nil {
+			var vips []netip.Addr
+			for _, v := range a.Status().VIPs {
+				vips = append(vips, v.Address)
+			}
+			m.drain(helpersCtx, current.Load(), vips)
+		}
+		stopHelpers()
+	})
+	return a.Run(helpersCtx)
 }
 
 // reload reads the file again. A bad one leaves the old configuration in force.

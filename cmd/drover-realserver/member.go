@@ -3,12 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cluster/lease"
@@ -24,6 +29,90 @@ type member struct {
 	node   *cluster.Node
 	keeper *lease.Keeper // nil: it has no vote
 	tell   chan struct{} // capacity 1
+	// leaving: this host is to get no new connections.
+	leaving atomic.Bool
+}
+
+const (
+	// drainTold bounds the wait for the directors to stop sending new connections.
+	drainTold = 3 * time.Second
+	// drainLook is how often the connections are counted: of their end there is no event.
+	drainLook = 100 * time.Millisecond
+)
+
+// drain has the directors stop sending new connections, and waits, for so long at most, until those that there are
+// have ended.
+func (m *member) drain(ctx context.Context, c *realserver.Config, vips []netip.Addr) {
+	if c.Pool == "" || c.Drain == 0 {
+		return
+	}
+	records, stop := m.node.WatchRecords()
+	defer stop()
+	m.leaving.Store(true)
+	select {
+	case m.tell <- struct{}{}:
+	default:
+	}
+	m.log.Info("draining", "pool", c.Pool, "most", c.Drain)
+	told, cancel := context.WithTimeout(ctx, min(drainTold, c.Drain))
+	defer cancel()
+	for !m.drained() {
+		select {
+		case <-records:
+			continue
+		case <-told.Done():
+			m.log.Warn("not all directors have said that they send no new connections; stopping all the same")
+		}
+		break
+	}
+	ctx, cancelAll := context.WithTimeout(ctx, c.Drain)
+	defer cancelAll()
+	for {
+		n, err := established(vips)
+		if err != nil {
+			m.log.Warn("failed to count the connections; stopping without waiting for them", "error", err)
+			return
+		}
+		if n == 0 {
+			m.log.Info("drained")
+			return
+		}
+		select {
+		case <-time.After(drainLook):
+		case <-ctx.Done():
+			m.log.Warn("connections are left at the end of the drain", "connections", n)
+			return
+		}
+	}
+}
+
+// drained reports whether every director that is alive says that this host gets no new connections.
+func (m *member) drained() bool {
+	for _, r := range m.node.Records() {
+		var d api.Director
+		if r.Key == gossip.DirectorRecord && r.State == cluster.Alive && json.Unmarshal(r.Value, &d) == nil && !slices.Contains(d.Drained, m.node.Name()) {
+			return false
+		}
+	}
+	return true
+}
+
+// established counts the TCP connections of this host to its VIPs.
+func established(vips []netip.Addr) (int, error) {
+	n := 0
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		socks, err := netlink.SocketDiagTCP(family)
+		if err != nil {
+			return 0, fmt.Errorf("failed to list the sockets: %w", err)
+		}
+		for _, s := range socks {
+			a, ok := netip.AddrFromSlice(s.ID.Source)
+			if ok && slices.Contains(vips, a.Unmap()) && s.State == netlink.TCP_ESTABLISHED {
+				n++
+			}
+		}
+	}
+	return n, nil
 }
 
 func newMember(o *settings.Options, cfg *realserver.Config, log *slog.Logger) (*member, error) {
@@ -102,7 +191,7 @@ func (m *member) wanted(pool string) (vips []netip.Addr, ok bool) {
 
 // publish tells the cluster how the VIPs are here.
 func (m *member) publish(c *realserver.Config, st realserver.Status) {
-	out := api.Agent{Pool: c.Pool, Address: c.Address, Weight: c.Weight, VIPs: []api.AgentVIP{}}
+	out := api.Agent{Pool: c.Pool, Address: c.Address, Weight: c.Weight, Draining: m.leaving.Load(), VIPs: []api.AgentVIP{}}
 	for _, v := range st.VIPs {
 		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven)
 		out.VIPs = append(out.VIPs, api.AgentVIP{Address: v.Address, Phase: v.Phase.String(), Ready: ready, Reason: v.Reason})

@@ -97,6 +97,8 @@ type Director struct {
 	Conns  *Conns                  `json:"connections,omitempty"`
 	Sync   *SyncReport             `json:"sync,omitempty"`
 	MACs   []string                `json:"macs,omitempty"`
+	// Drained are the members of pools that asked to be drained and get no new connections from this director.
+	Drained []string `json:"drained,omitempty"`
 }
 
 // Conns counts the connections in a director's kernel.
