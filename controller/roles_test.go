@@ -103,9 +103,17 @@ func TestRolesOrder(t *testing.T) {
 }
 
 type fakeFence struct {
-	note func(string, ...any)
-	err  error // of Set and Repair
-	drop error
+	note   func(string, ...any)
+	err    error // of Set and Repair
+	drop   error
+	mended atomic.Bool // no errors any more
+}
+
+func (f *fakeFence) unlessMended(err error) error {
+	if f.mended.Load() {
+		return nil
+	}
+	return err
 }
 
 func (f *fakeFence) Set(interfaces []string, groups map[netip.Addr]string) error {
@@ -115,11 +123,14 @@ func (f *fakeFence) Set(interfaces []string, groups map[netip.Addr]string) error
 	}
 	slices.Sort(words)
 	f.note("fence %s: %s", strings.Join(interfaces, " "), strings.Join(words, ", "))
-	return f.err
+	return f.unlessMended(f.err)
 }
 
-func (f *fakeFence) Repair() error           { return f.err }
-func (f *fakeFence) Drop(group string) error { f.note("fence drop %s", group); return f.drop }
+func (f *fakeFence) Repair() error { return f.unlessMended(f.err) }
+func (f *fakeFence) Drop(group string) error {
+	f.note("fence drop %s", group)
+	return f.unlessMended(f.drop)
+}
 func (f *fakeFence) Lift(group string) error { f.note("fence lift %s", group); return nil }
 
 // A table that hangs does not delay a takeover, nor giving up.
@@ -493,17 +504,17 @@ func TestStandbyWhileAnAddressIsOnItsWay(t *testing.T) {
 func TestRoleErrorsNameTheFence(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		fence fakeFence
+		fence *fakeFence
 	}{
-		{"drop", fakeFence{drop: errors.New("no map")}},
-		{"interface", fakeFence{err: errors.New("no filter")}},
-		{"both", fakeFence{drop: errors.New("no map"), err: errors.New("no filter")}},
+		{"drop", &fakeFence{drop: errors.New("no map")}},
+		{"interface", &fakeFence{err: errors.New("no filter")}},
+		{"both", &fakeFence{drop: errors.New("no map"), err: errors.New("no filter")}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			fake(t, func(w *world, k *kerneltest.Kernel) {
 				fence := tc.fence
 				fence.note = k.Note
-				w.start(one, member, func(o *Options) { o.Fence = &fence })
+				w.start(one, member, func(o *Options) { o.Fence = fence })
 				w.mustRole("default", Role{Active: true, Epoch: 1})
 				w.mustRole("default", Role{Epoch: 1}) // it is off, and so the fence does not matter
 				w.mustRole("default", Role{Active: true, Epoch: 2})
@@ -515,7 +526,7 @@ func TestRoleErrorsNameTheFence(t *testing.T) {
 						t.Errorf("error %v, status %q, want %v", err, st.FenceError, want)
 					}
 				}
-				fence.drop, fence.err = nil, nil
+				fence.mended.Store(true)
 				k.FailAddress(nil, nil)
 				time.Sleep(w.interval + time.Millisecond)
 				if st := w.status(); st.FenceError != "" || !st.Healthy || st.VIPs[0].State != VIPStandby {
