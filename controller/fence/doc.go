@@ -24,7 +24,7 @@
 // The program is attached as a filter of the classifier cls_bpf below the queueing discipline clsact
 // (Linux 4.5), not through a BPF link: a filter stays when the process dies, and that is the point. The
 // deadline then passes, and the addresses are silent until the next process takes the filter over
-// ([Open], [Fence.Set]) or an administrator removes it:
+// ([Open], [Fence.Set]), one that has no fence removes it ([Remove]), or an administrator does:
 //
 //	tc filter del dev eth0 ingress protocol all pref 1 handle 0xd0fe bpf
 //

@@ -416,9 +416,9 @@ func (f *Fence) link(n string) (netlink.Link, error) {
 	return l, nil
 }
 
-// filters lists our filters on an interface: the program of this fence, and those of predecessors.
-func (f *Fence) filters(l netlink.Link) (out []*netlink.BpfFilter, err error) {
-	list, err := f.h.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+// filters lists our filters on an interface: the program of a fence that is open, and those of predecessors.
+func filters(h *netlink.Handle, l netlink.Link) (out []*netlink.BpfFilter, err error) {
+	list, err := h.FilterList(l, netlink.HANDLE_MIN_INGRESS)
 	if err != nil {
 		return nil, fmt.Errorf("failed to list the filters of interface %q: %w", l.Attrs().Name, err)
 	}
@@ -437,7 +437,7 @@ func (f *Fence) attach(n string) error {
 		return err
 	}
 	index := l.Attrs().Index
-	if have, err := f.filters(l); err == nil && len(have) == 1 && have[0].Id == f.id {
+	if have, err := filters(f.h, l); err == nil && len(have) == 1 && have[0].Id == f.id {
 		return nil
 	}
 	err = f.h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
@@ -467,7 +467,7 @@ func (f *Fence) detach(n string) error {
 	if err != nil {
 		return err
 	}
-	have, err := f.filters(l)
+	have, err := filters(f.h, l)
 	if err != nil {
 		return err
 	}
@@ -508,6 +508,57 @@ func (f *Fence) Close() error {
 		}
 	}
 	f.release()
+	return errors.Join(errs...)
+}
+
+// dumpTries bounds how often a listing is repeated that the kernel calls inconsistent.
+const dumpTries = 5
+
+// Remove takes the filters that a fence of an earlier process has left off all interfaces of the network
+// namespace of the calling thread, so that they do not go on to silence what nobody extends any more. It
+// needs no BPF, only CAP_NET_ADMIN, and changes nothing where there is nothing. A discipline clsact that
+// is empty then stays, as it may be somebody else's. Do not call it while a fence is open in the namespace. A
+// nil logger is silent.
+func Remove(log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("failed to open an rtnetlink socket: %w", err)
+	}
+	defer h.Close()
+	if err := h.SetSocketTimeout(callTimeout); err != nil {
+		return fmt.Errorf("failed to set the timeout of the rtnetlink socket: %w", err)
+	}
+	var links []netlink.Link
+	for range dumpTries {
+		if links, err = h.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("failed to list the interfaces: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		n := l.Attrs().Name
+		have, err := filters(h, l)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = append(errs, err)
+		}
+		for _, b := range have {
+			if b.Name != name {
+				continue
+			}
+			switch err := h.FilterDel(b); {
+			case err == nil:
+				log.Warn("the fence of an earlier process is removed: nobody keeps its leases any more", "interface", n)
+			case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV):
+				errs = append(errs, fmt.Errorf("failed to remove the fence of an earlier process from interface %q: %w", n, err))
+			}
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -382,15 +383,54 @@ func TestKilledProcessKeepsFencing(t *testing.T) {
 
 	next := p.open(Options{})
 	set(t, next)
-	if n := filters(t); n != 1 {
+	if n := count(t); n != 1 {
 		t.Errorf("%d filters", n)
 	}
 	p.want(next, "successor", map[netip.Addr]bool{vip4: false, own4: true})
 	must(t, next.Extend("web", Now()+time.Hour))
 	p.want(next, "successor extended", map[netip.Addr]bool{vip4: true, vip6: true})
 	must(t, next.Close())
-	if n := filters(t); n != 0 {
+	if n := count(t); n != 0 {
 		t.Errorf("%d filters left", n)
+	}
+}
+
+// A successor without a fence removes what a killed process has left, and nothing of others.
+func TestRemove(t *testing.T) {
+	p := newPair(t)
+	must(t, Remove(nil)) // of nothing
+	stranger := p.open(Options{})
+	f := p.open(Options{})
+	must(t, f.Set([]string{"eth0", "lo"}, all))
+	l, err := netlink.LinkByName("eth0")
+	must(t, err)
+	for i, foreign := range []netlink.BpfFilter{
+		{FilterAttrs: netlink.FilterAttrs{Handle: 1, Priority: 1}, Name: name},
+		{FilterAttrs: netlink.FilterAttrs{Handle: handle, Priority: 2}, Name: name},
+	} {
+		foreign.LinkIndex, foreign.Parent, foreign.Protocol = l.Attrs().Index, netlink.HANDLE_MIN_INGRESS, unix.ETH_P_ALL
+		foreign.Fd, foreign.DirectAction = stranger.prog.FD(), true
+		if err := netlink.FilterAdd(&foreign); err != nil {
+			t.Fatalf("stranger %d: %v", i, err)
+		}
+	}
+	f.mu.Lock()
+	f.release()
+	f.mu.Unlock()
+	p.want(nil, "left behind", map[netip.Addr]bool{vip4: false, vip6: false, own4: true})
+	var logs strings.Builder
+	must(t, Remove(slog.New(slog.NewTextHandler(&logs, nil))))
+	p.want(nil, "removed", map[netip.Addr]bool{vip4: true, vip6: true, own4: true})
+	if n := count(t); n != 2 {
+		t.Errorf("%d filters of others, want 2", n)
+	}
+	if n := strings.Count(logs.String(), "interface="); n != 2 || !strings.Contains(logs.String(), "interface=eth0") {
+		t.Errorf("log:\n%s", logs.String())
+	}
+	logs.Reset()
+	must(t, Remove(slog.New(slog.NewTextHandler(&logs, nil))))
+	if logs.Len() > 0 {
+		t.Errorf("removed twice:\n%s", logs.String())
 	}
 }
 
@@ -408,7 +448,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	set(t, f)
 	p.want(f, "guarded", map[netip.Addr]bool{vip4: false, own4: true})
 	must(t, f.Close())
-	if q, n := qdiscs(t), filters(t); q != 1 || n != 1 {
+	if q, n := qdiscs(t), count(t); q != 1 || n != 1 {
 		t.Errorf("%d disciplines, %d filters", q, n)
 	}
 	p.want(nil, "closed", map[netip.Addr]bool{vip4: true})
@@ -425,7 +465,7 @@ func TestRepair(t *testing.T) {
 	must(t, f.Repair())
 	p.want(f, "repaired", map[netip.Addr]bool{vip4: false, own4: true})
 	must(t, f.Repair())
-	if n := filters(t); n != 1 {
+	if n := count(t); n != 1 {
 		t.Errorf("%d filters", n)
 	}
 
@@ -458,7 +498,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// qdiscs and filters count what is on eth0's ingress.
+// qdiscs and count count what is on eth0's ingress.
 func qdiscs(t *testing.T) (n int) {
 	t.Helper()
 	l, err := netlink.LinkByName("eth0")
@@ -473,7 +513,7 @@ func qdiscs(t *testing.T) (n int) {
 	return n
 }
 
-func filters(t *testing.T) int {
+func count(t *testing.T) int {
 	t.Helper()
 	l, err := netlink.LinkByName("eth0")
 	must(t, err)
