@@ -127,6 +127,7 @@ type Controller struct {
 	syncDue                bool          // the daemons are to be looked after as soon as the kernel is free
 	daemons                []ipvs.Daemon // as last seen
 	syncErr, backupOnlyErr error
+	forwards               bool // nothing of a predecessor keeps IPVS from forwarding
 	syncWords              string
 	connections            *ConnectionStatus // nil: the table was not listed yet
 
@@ -307,6 +308,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer settle.Stop()
 
 	c.inherit()
+	c.forward()
 	if c.clustered() {
 		// What a predecessor left is off before anything that may take long.
 		c.guard(ctx)
@@ -439,6 +441,7 @@ func (c *Controller) pass(ctx context.Context) {
 	begin := time.Now()
 	c.vips.noticed(c.kernel.Changes())
 	c.guard(ctx)
+	c.forward()
 	c.sysctls(ctx)
 	c.vips.giveUp(ctx, c.vipKeys)
 	c.vips.standDown(ctx, c.vipKeys)
@@ -838,9 +841,10 @@ func (c *Controller) stop(ctx context.Context) error {
 	if c.clustered() && c.file.Director.OnStop == spec.Keep {
 		// Without its director a VIP has no lease.
 		c.leave(ctx)
+		err := errors.Join(c.left(), c.keepSync(ctx))
 		c.save()
 		c.log.Info("stopped: the IPVS table and the kernel settings stay (on_stop: keep)")
-		return c.left()
+		return err
 	}
 	if c.file.Director.OnStop == spec.Keep {
 		err := c.vips.keep(ctx)
@@ -914,6 +918,8 @@ func (c *Controller) summarize() {
 	switch {
 	case c.tableErr != nil:
 		s += "; " + c.tableErr.Error()
+	case c.opts.Sync == nil && c.backupOnlyErr != nil:
+		s += "; IPVS may forward nothing: " + c.backupOnlyErr.Error()
 	case len(c.failing) > 0:
 		s += fmt.Sprintf("; %d changes refused by the kernel", len(c.failing))
 	}

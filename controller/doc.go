@@ -45,7 +45,11 @@
 //   - A VIP that somebody else has put there for good stays on a standby, as it does everywhere. It is not
 //     announced, the fence silences it where there is one, and the status and the log say that two hosts
 //     may answer.
-//   - on_stop: keep keeps the table, but no VIP: without its director it has no lease.
+//   - on_stop: keep keeps the table, but no VIP: without its director it has no lease. The sync daemons stay
+//     too, and backup_only is put back to 0, so that the table forwards what arrives; but not on a host that
+//     is also a real server for a VIP.
+//   - An address whose setting has failed may come later all the same. It counts as being on the interface, and
+//     the fence stays, until the kernel has said otherwise.
 //
 // Between the question to Leased and its effect the process may be stopped too, and a stopped process
 // takes nothing off. That is what the [Fence] is for, which is the kernel's own and knows the end of the
@@ -56,6 +60,9 @@
 // With [Options.Sync] the kernel's daemons follow the role: the master runs where a group is active, the
 // backup where one is standby. They are compared and put right with each pass like everything else, and
 // what fails there keeps nobody from taking over.
+//
+// Without it they are left alone; but backup_only is set to 0 once at the start, loudly if it was not, as with
+// the backup daemon of a clustered predecessor nothing would be forwarded.
 //
 // At a takeover the daemons change after the address and its announcement. Starting and stopping them
 // makes and ends threads and joins a multicast group, under locks of the kernel that others may hold, and

@@ -103,6 +103,27 @@ func (g *gate) DeleteAddress(ctx context.Context, index int, p netip.Prefix) err
 	return g.Kernel.DeleteAddress(ctx, index, p)
 }
 
+func (g *gate) StartDaemon(ctx context.Context, d ipvs.Daemon) error {
+	if err := g.err(); err != nil {
+		return err
+	}
+	return g.Kernel.StartDaemon(ctx, d)
+}
+
+func (g *gate) StopDaemon(ctx context.Context, r ipvs.DaemonRole) error {
+	if err := g.err(); err != nil {
+		return err
+	}
+	return g.Kernel.StopDaemon(ctx, r)
+}
+
+func (g *gate) SetBackupOnly(on bool) error {
+	if err := g.err(); err != nil {
+		return err
+	}
+	return g.Kernel.SetBackupOnly(on)
+}
+
 // buffer is a log that is written and read at the same time.
 type buffer struct {
 	mu sync.Mutex

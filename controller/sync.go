@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/ipvs"
 )
 
@@ -21,7 +23,9 @@ type Syncer interface {
 	Daemons(ctx context.Context) ([]ipvs.Daemon, error)
 	StartDaemon(ctx context.Context, d ipvs.Daemon) error
 	StopDaemon(ctx context.Context, r ipvs.DaemonRole) error
-	// SetBackupOnly sets net.ipv4.vs.backup_only: while a backup daemon runs, IPVS forwards nothing.
+	// BackupOnly reads net.ipv4.vs.backup_only; fs.ErrNotExist if the kernel has no such setting.
+	BackupOnly() (bool, error)
+	// SetBackupOnly sets it: while a backup daemon runs, IPVS forwards nothing.
 	SetBackupOnly(on bool) error
 }
 
@@ -155,6 +159,33 @@ func (c *Controller) backupOnly() {
 	c.backupOnlyErr = c.kernel.SetBackupOnly(!c.anyActive())
 }
 
+// forward undoes what a predecessor that synchronised connections has left, if this director does not:
+// with net.ipv4.vs.backup_only=1 and the predecessor's backup daemon IPVS would forward nothing, and nobody
+// would change that. The setting is put back whoever made it; the daemons may be a stranger's, and do no
+// harm without it, so they stay. What fails is tried again with each pass.
+func (c *Controller) forward() {
+	if c.opts.Sync != nil || c.forwards {
+		return
+	}
+	on, err := c.kernel.BackupOnly()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.log.Warn("it is not known whether IPVS forwards while a backup sync daemon runs", "error", err)
+	}
+	if err != nil || !on {
+		c.forwards, c.backupOnlyErr = true, nil
+		return
+	}
+	err = c.kernel.SetBackupOnly(false)
+	switch {
+	case err == nil:
+		c.forwards = true
+		c.log.Warn("net.ipv4.vs.backup_only was 1 and is set to 0: with a backup sync daemon, as an earlier director of a cluster may have left, IPVS would forward nothing, and this director does not synchronise connections")
+	case fmt.Sprint(err) != fmt.Sprint(c.backupOnlyErr):
+		c.log.Error("net.ipv4.vs.backup_only is 1: while a backup sync daemon runs, as an earlier director of a cluster may have left, IPVS forwards nothing", "error", err)
+	}
+	c.backupOnlyErr = err
+}
+
 // syncNow makes the sync daemons those that are wanted, again if a role changes meanwhile. What fails is tried
 // again with each pass, and keeps nothing else back.
 func (c *Controller) syncNow(ctx context.Context) {
@@ -247,6 +278,31 @@ func (c *Controller) endSync(ctx context.Context) (err error) {
 	}
 	c.await(ctx, func() { _, err = syncDaemons(ctx, c.kernel, nil) })
 	return errors.Join(err, c.kernel.SetBackupOnly(false))
+}
+
+// keepSync leaves the daemons to a successor on the way out, who then misses no connection, and makes IPVS
+// forward what arrives by what is kept. Not so on a host that has a VIP on another interface too, as a real
+// server has it on its loopback: there a standby's table would forward once more what the active director
+// sends to the real server.
+func (c *Controller) keepSync(ctx context.Context) error {
+	if c.opts.Sync == nil {
+		return nil
+	}
+	addrs, err := c.kernel.Addresses(ctx)
+	if err != nil {
+		return err
+	}
+	for _, k := range c.vipKeys {
+		link, err := c.kernel.Link(ctx, k.Interface)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if slices.ContainsFunc(addrs, func(a kernel.Address) bool { return a.Prefix.Addr() == k.Prefix.Addr() && a.Index != link.Index }) {
+			c.log.Info("net.ipv4.vs.backup_only stays as it is: this host is a real server", "vip", k.Prefix.Addr())
+			return nil
+		}
+	}
+	return c.kernel.SetBackupOnly(false)
 }
 
 func daemonWords(list []ipvs.Daemon) string {

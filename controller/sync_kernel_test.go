@@ -156,6 +156,11 @@ services: [{address: 192.0.2.10, port: 80, scheduler: rr, real_servers: [192.0.2
 	b.daemons("backup")
 	a.role(Role{Active: true, Epoch: 1})
 	a.daemons("master")
+	for h, want := range map[*host]bool{a: false, b: true} {
+		if on, err := h.k.BackupOnly(); on != want || err != nil {
+			t.Errorf("backup_only %t, %v; want %t", on, err, want)
+		}
+	}
 
 	var took []time.Duration
 	const n = 20

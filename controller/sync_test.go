@@ -66,6 +66,76 @@ func TestSyncFollowsTheRole(t *testing.T) {
 	})
 }
 
+// What a killed director of a cluster has left does not keep one without synchronisation from forwarding.
+func TestForwardsAfterAClusteredPredecessor(t *testing.T) {
+	for _, more := range [][]func(*Options){nil, {func(o *Options) { o.Roles = map[string]Role{"default": {Active: true, Epoch: 9}} }}} {
+		fake(t, func(w *world, k *kerneltest.Kernel) {
+			w.start(one, synced)
+			w.kill()
+			k.Journal()
+			k.FailBackupOnly(errors.New("read-only"))
+			w.launch(one, more...)
+			<-w.c.Ready()
+			time.Sleep(3 * w.interval)
+			if st := w.status(); st.Healthy || !strings.Contains(st.Summary, "IPVS may forward nothing: read-only") {
+				t.Errorf("status: %+v", st)
+			}
+			if n := w.logs.count("net.ipv4.vs.backup_only is 1"); n != 1 {
+				t.Errorf("told %d times:\n%s", n, w.logs)
+			}
+			k.FailBackupOnly(nil)
+			time.Sleep(w.interval + time.Millisecond)
+			if st := w.status(); !st.Healthy || w.logs.count("net.ipv4.vs.backup_only was 1") != 1 {
+				t.Errorf("status: %+v\n%s", st, w.logs)
+			}
+			// The daemons may be a stranger's.
+			w.journal(k, "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "sysctl backup_only=false")
+			if d, err := k.Daemons(t.Context()); err != nil || len(d) != 1 {
+				t.Errorf("daemons %v, %v", d, err)
+			}
+			// Later it is the administrator's.
+			if err := k.SetBackupOnly(true); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * w.interval)
+			if on, _ := k.BackupOnly(); !on {
+				t.Error("set again")
+			}
+		})
+	}
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(one, synced)
+		w.kill()
+		k.Journal()
+		w.launch(one)
+		<-w.c.Ready()
+		w.journal(k, "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4") // in time
+	})
+}
+
+// What on_stop: keep leaves forwards, unless the host is a real server: then it would come to what the active
+// director has forwarded already.
+func TestKeepAndSync(t *testing.T) {
+	text := strings.Replace(one, "eth0}", "eth0, on_stop: keep}", 1)
+	for _, on := range []string{"", "eth0", "lo"} { // somebody's address
+		realServer := on == "lo"
+		fake(t, func(w *world, k *kerneltest.Kernel) {
+			if on != "" {
+				k.HandSetAddress(on, vip4, kernel.Forever)
+			}
+			w.start(text, synced)
+			w.stop()
+			if on, _ := k.BackupOnly(); on != realServer {
+				t.Errorf("real server %t: backup_only %t", realServer, on)
+			}
+			if d, err := k.Daemons(t.Context()); err != nil || len(d) != 1 {
+				t.Errorf("daemons %v, %v", d, err)
+			}
+			w.wants(text)
+		})
+	}
+}
+
 func TestSyncWithTwoGroups(t *testing.T) {
 	fake(t, func(w *world, k *kerneltest.Kernel) {
 		w.start(two, synced)

@@ -3,9 +3,12 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/drover-lb/drover/ipvs"
@@ -19,8 +22,8 @@ type Kernel struct {
 	watch *watcher
 
 	// The file belongs to the namespace in which it was opened, whatever thread writes to it.
-	backupOnly    *os.File
-	backupOnlyErr error
+	backupOnly    *os.File // nil: there is no such setting
+	backupOnlyErr error    // of opening it for writing
 }
 
 // Open connects to IPVS, loading its module if need be, and to rtnetlink, and begins to watch addresses and
@@ -45,7 +48,7 @@ func Open(ctx context.Context, log *slog.Logger) (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{Client: client, rt: rt, watch: w}
-	k.backupOnly, k.backupOnlyErr = os.OpenFile(backupOnlyPath, os.O_WRONLY, 0)
+	k.openBackupOnly()
 	return k, nil
 }
 
@@ -61,6 +64,30 @@ func (k *Kernel) Close() error {
 
 // backupOnlyPath is the setting net.ipv4.vs.backup_only (Linux 3.12).
 const backupOnlyPath = "/proc/sys/net/ipv4/vs/backup_only"
+
+// openBackupOnly opens the setting, for reading alone where it must not be written.
+func (k *Kernel) openBackupOnly() {
+	if k.backupOnly, k.backupOnlyErr = os.OpenFile(backupOnlyPath, os.O_RDWR, 0); k.backupOnlyErr != nil {
+		k.backupOnly, _ = os.Open(backupOnlyPath)
+	}
+}
+
+// BackupOnly reads net.ipv4.vs.backup_only; the error is fs.ErrNotExist where the kernel has no such setting.
+func (k *Kernel) BackupOnly() (bool, error) {
+	if k.backupOnly == nil {
+		return false, fmt.Errorf("failed to open net.ipv4.vs.backup_only: %w", k.backupOnlyErr)
+	}
+	b := make([]byte, 16) // an int and a newline
+	n, err := k.backupOnly.ReadAt(b, 0)
+	if err != nil && (err != io.EOF || n == 0) {
+		return false, fmt.Errorf("failed to read net.ipv4.vs.backup_only: %w", err)
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil {
+		return false, fmt.Errorf("failed to read net.ipv4.vs.backup_only: %w", err)
+	}
+	return v != 0, nil
+}
 
 // SetBackupOnly sets net.ipv4.vs.backup_only: whether IPVS forwards nothing while a backup sync daemon runs
 // (sysctl_backup_only() in include/net/ip_vs.h).

@@ -47,6 +47,8 @@ type Kernel struct {
 	daemons    []ipvs.Daemon
 	daemonErr  error
 	backupOnly bool
+
+	backupOnlyErr error
 }
 
 type address struct {
@@ -455,10 +457,27 @@ func (k *Kernel) HandStopDaemons() {
 	k.daemons = nil
 }
 
+// BackupOnly implements controller.Syncer.
+func (k *Kernel) BackupOnly() (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.backupOnly, nil
+}
+
+// FailBackupOnly makes setting backup_only fail; nil ends it.
+func (k *Kernel) FailBackupOnly(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.backupOnlyErr = err
+}
+
 // SetBackupOnly implements controller.Syncer; only changes are in the journal.
 func (k *Kernel) SetBackupOnly(on bool) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.backupOnlyErr != nil {
+		return k.backupOnlyErr
+	}
 	if on != k.backupOnly {
 		k.backupOnly = on
 		k.journal = append(k.journal, fmt.Sprintf("sysctl backup_only=%t", on))
