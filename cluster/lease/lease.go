@@ -29,6 +29,9 @@ type Options struct {
 	Extended func(group string, until time.Duration)
 	// Event is told of what an operator may want to know. It must not block.
 	Event func(election.Event)
+	// Late is told when this goroutine was kept from running for more than a quarter of the lease after it was due:
+	// the process was stopped, or the processor is overloaded. It must not block.
+	Late func(by time.Duration)
 	// Now is the clock, which must not be negative nor go back; nil: [Now].
 	Now func() time.Duration
 	Log *slog.Logger
@@ -80,6 +83,9 @@ func New(opts Options) (*Keeper, error) {
 	if opts.Extended == nil {
 		opts.Extended = func(string, time.Duration) {}
 	}
+	if opts.Late == nil {
+		opts.Late = func(time.Duration) {}
+	}
 	if opts.Event == nil {
 		opts.Event = func(election.Event) {}
 	}
@@ -126,6 +132,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	defer close(k.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	due := election.Forever
 	for {
 		var out election.Output
 		select {
@@ -138,13 +145,17 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-timer.C:
 			out = k.core.Tick(k.opts.Now())
 		}
+		if late := k.opts.Now() - due; late > k.opts.Config.Lease/4 {
+			k.opts.Late(late)
+		}
 		k.carryOut(out)
 		// A deadline counts even if messages never cease to come.
 		if now := k.opts.Now(); k.core.Next() <= now {
 			k.carryOut(k.core.Tick(now))
 		}
 		k.confirmed()
-		timer.Reset(max(k.core.Next()-k.opts.Now(), 0))
+		due = k.core.Next()
+		timer.Reset(max(due-k.opts.Now(), 0))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -457,4 +458,45 @@ func TestNowGoesOn(t *testing.T) {
 	if b := Now(); a <= 0 || b < a {
 		t.Errorf("%s, then %s", a, b)
 	}
+}
+
+// A process that did not run when it was due is told so, and one that ran is not.
+func TestLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stopped atomic.Int64 // how long, on the clock
+		start := time.Now()
+		told := make(chan time.Duration, 1)
+		c := config("d1")
+		c.Voters, c.Candidates = []string{"d1"}, nil
+		k, err := New(Options{
+			Config: c, Send: func(string, []byte) {},
+			Now:  func() time.Duration { return time.Hour + time.Since(start) + time.Duration(stopped.Load()) },
+			Late: func(by time.Duration) { told <- by },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		go func() {
+			if err := k.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		}()
+		if err := k.SetEligible(ctx, group, true, ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * length)
+		synctest.Wait()
+		if len(told) != 0 {
+			t.Errorf("told to be late by %s", <-told)
+		}
+		stopped.Store(int64(3 * length))
+		time.Sleep(length)
+		synctest.Wait()
+		if by := <-told; by < 2*length || by > 3*length {
+			t.Errorf("late by %s", by)
+		}
+		stop()
+		<-k.done
+	})
 }

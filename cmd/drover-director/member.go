@@ -103,6 +103,7 @@ type member struct {
 	maintenance       bool
 	unfit             string               // why the replicated specification is not in force here
 	strangers         map[string]time.Time // nodes whose files differ in what has to be the same
+	lateTold          time.Time
 	defended          time.Time
 }
 
@@ -207,6 +208,7 @@ func newMember(o memberOptions) (*member, error) {
 	if m.keeper, err = gossip.NewKeeper(c, m.node, true, epoch, o.log, lease.Options{
 		Role:     func(r election.RoleChange) { m.seats[r.Group].set(r) },
 		Extended: m.extended,
+		Late:     func(by time.Duration) { go m.late(by) },
 		Event:    func(e election.Event) { go m.electionEvent(e) }, // the log may block
 	}); err != nil {
 		return nil, err
@@ -244,6 +246,19 @@ func (m *member) extended(group string, until time.Duration) {
 		if err := m.fence.Extend(group, until); err != nil {
 			m.log.Error("failed to extend the kernel's guard of a lease", "group", group, "error", err)
 		}
+	}
+}
+
+// late tells that this process did not get to run in time, at most once a second.
+func (m *member) late(by time.Duration) {
+	m.mu.Lock()
+	due := time.Since(m.lateTold) >= time.Second
+	if due {
+		m.lateTold = time.Now()
+	}
+	m.mu.Unlock()
+	if due {
+		m.events.add(slog.LevelWarn, "late", "this process was kept from running for %s, and a lease is %s: it was stopped, or the processor has too much to do", by.Round(time.Millisecond), m.opts.Lease)
 	}
 }
 
