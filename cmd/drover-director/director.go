@@ -20,6 +20,7 @@ import (
 	"github.com/drover-lb/drover/cmd/internal/app"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/fence"
 	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/sysctl"
@@ -107,11 +108,17 @@ func director(ctx context.Context, opts options) error {
 			mo.fence, co.Fence = guard, guard
 		}
 		mo.words = words
+		if guard == nil {
+			unfence(log)
+		}
 		if m, err = newMember(mo); err != nil {
 			return err
 		}
 		file = m.file()
 		co.Roles, co.Leased, co.Sync = m.roles(), m.keeper.Leased, syncOptions(file.Cluster)
+	}
+	if file.Cluster == nil {
+		unfence(log)
 	}
 	c, err := controller.New(co, file, opts.config)
 	if err != nil {
@@ -287,6 +294,13 @@ func (a *announcer) Set(claims []controller.Claim) {
 	}
 	if len(again) > 0 {
 		a.AnnounceNow(again...)
+	}
+}
+
+// unfence takes away what a predecessor has left that was killed: nobody extends its leases any more.
+func unfence(log *slog.Logger) {
+	if err := fence.Remove(log); err != nil {
+		log.Warn("failed to remove the guard of leases that a predecessor may have left; it would silence the VIPs", "error", err)
 	}
 }
 
