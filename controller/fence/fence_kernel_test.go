@@ -47,6 +47,8 @@ type pair struct {
 	here   netns.NsHandle
 	h      *netlink.Handle // of the client
 	conns  map[netip.Addr]*net.UDPConn
+
+	sendErr error // of the newest datagram
 }
 
 const port = 7000
@@ -101,9 +103,14 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-// cable makes the interfaces eth0 of both and their addresses.
+// cable makes the interfaces eth0 of both and their addresses, and waits until both ends carry packets. The
+// client's sockets begin anew with it.
 func (p *pair) cable() {
 	p.t.Helper()
+	for a, c := range p.conns {
+		c.Close()
+		delete(p.conns, a)
+	}
 	err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth0", PeerNamespace: netlink.NsFd(p.client)})
 	if err != nil {
 		p.t.Fatal(err)
@@ -132,6 +139,41 @@ func (p *pair) cable() {
 	defer h.Close()
 	set(h, own4, own6, vip4, vip6, other)
 	set(p.h, netip.MustParseAddr("192.0.2.99"), netip.MustParseAddr("2001:db8::99"))
+	for name, ns := range map[string]netns.NsHandle{"director": p.here, "client": p.client} {
+		p.running(name, ns)
+	}
+}
+
+// running waits until the kernel says that eth0 is operational: it makes a new interface transmit up to a
+// second after there is a carrier (linkwatch_schedule_work() in net/core/link_watch.c).
+func (p *pair) running(name string, ns netns.NsHandle) {
+	p.t.Helper()
+	updates, done := make(chan netlink.LinkUpdate), make(chan struct{})
+	defer func() {
+		close(done)
+		go func() { // until the subscription has noticed
+			for range updates {
+			}
+		}()
+	}()
+	if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{Namespace: &ns, ListExisting: true}); err != nil {
+		close(updates)
+		p.t.Fatal(err)
+	}
+	timeout := time.After(time.Minute) // it needs the kernel's RTNL lock, which the end of other namespaces may hold
+	for {
+		select {
+		case u, ok := <-updates:
+			if !ok {
+				p.t.Fatalf("%s: no news of eth0\n%s", name, p.state())
+			}
+			if u.Attrs().Name == "eth0" && u.Attrs().OperState == netlink.OperUp {
+				return
+			}
+		case <-timeout:
+			p.t.Fatalf("%s: eth0 is not operational\n%s", name, p.state())
+		}
+	}
 }
 
 func (p *pair) open(opts Options) *Fence {
@@ -193,7 +235,9 @@ func (p *pair) answers(a netip.Addr, within time.Duration, until func() bool) bo
 	word := fmt.Sprint(time.Now().UnixNano())
 	b := make([]byte, 100)
 	for end := time.Now().Add(within); time.Now().Before(end); {
-		_, _ = c.Write([]byte(word)) // an error is that of an earlier one
+		if _, p.sendErr = c.Write([]byte(word)); errors.Is(p.sendErr, unix.EBADF) {
+			p.t.Fatal(p.sendErr) // others are those of an earlier datagram
+		}
 		_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 		for {
 			n, err := c.Read(b)
@@ -254,6 +298,12 @@ func (p *pair) state() string {
 	}
 	defer here.Close()
 	var out strings.Builder
+	fmt.Fprintln(&out, "newest datagram:", p.sendErr)
+	for _, ns := range []netns.NsHandle{p.here, p.client} {
+		var info unix.Stat_t
+		err := unix.Fstat(int(ns), &info)
+		fmt.Fprintln(&out, "namespace", info.Ino, err)
+	}
 	for name, h := range map[string]*netlink.Handle{"director": here, "client": p.h} {
 		l, err := h.LinkByName("eth0")
 		if err != nil {
