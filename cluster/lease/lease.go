@@ -260,9 +260,10 @@ func (k *Keeper) StepDown(ctx context.Context, group, successor string) error {
 	})
 }
 
-// Promote asks for a group, whoever has it and whatever the priorities.
-func (k *Keeper) Promote(ctx context.Context, group string) error {
-	return k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output { return c.Promote(now, group, false) })
+// Promote asks for a group, whoever has it and whatever the priorities. With force voters let it have the group for two
+// leases even if it lacks an acknowledged change, which is lost then.
+func (k *Keeper) Promote(ctx context.Context, group string, force bool) error {
+	return k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output { return c.Promote(now, group, force) })
 }
 
 // Confirm tells the voters that v is acknowledged, and returns nil when a majority of them, and enough of those that

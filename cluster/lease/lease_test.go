@@ -269,7 +269,7 @@ func TestHandOver(t *testing.T) {
 		m.expect("d1", election.Active, election.Yielding, election.Standby)
 		m.expect("d2", election.Active)
 
-		m.must(d1.Promote(t.Context(), group))
+		m.must(d1.Promote(t.Context(), group, false))
 		time.Sleep(10 * latency)
 		synctest.Wait()
 		m.expect("d2", election.Active, election.Yielding)
@@ -344,7 +344,7 @@ func TestConfirmIsBounded(t *testing.T) {
 var calls = map[string]func(ctx context.Context, k *Keeper, group string) error{
 	"SetEligible": func(ctx context.Context, k *Keeper, g string) error { return k.SetEligible(ctx, g, true, "") },
 	"StepDown":    func(ctx context.Context, k *Keeper, g string) error { return k.StepDown(ctx, g, "") },
-	"Promote":     func(ctx context.Context, k *Keeper, g string) error { return k.Promote(ctx, g) },
+	"Promote":     func(ctx context.Context, k *Keeper, g string) error { return k.Promote(ctx, g, false) },
 	"Yielded":     func(ctx context.Context, k *Keeper, g string) error { return k.Yielded(ctx, g) },
 	"Confirm": func(ctx context.Context, k *Keeper, g string) error {
 		return k.Confirm(ctx, g, election.Version{Epoch: 1, Index: 1})

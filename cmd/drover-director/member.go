@@ -974,10 +974,10 @@ func (m *member) handover(ctx context.Context, h api.Handover) error {
 		if err != nil {
 			return err
 		}
-		one := api.Handover{Group: g, To: h.To, Why: h.Why}
+		one := api.Handover{Group: g, To: h.To, Why: h.Why, Force: h.Force}
 		switch {
 		case h.To == m.opts.Name:
-			err = m.promote(ctx, g, st)
+			err = m.promote(ctx, g, st, h.Force)
 		case h.Forwarded && st.Role != election.Active:
 			err = fmt.Errorf("%s is not the active director of group %s any more", m.opts.Name, g)
 		case h.To != "":
@@ -1013,14 +1013,14 @@ func (m *member) ask(ctx context.Context, node string, h api.Handover) error {
 }
 
 // promote makes this director active for a group.
-func (m *member) promote(ctx context.Context, g string, st election.Status) error {
+func (m *member) promote(ctx context.Context, g string, st election.Status, force bool) error {
 	if st.Role == election.Active {
 		return nil
 	}
 	if !st.Eligible {
 		return fmt.Errorf("%s cannot take group %s: %s", m.opts.Name, g, st.Waiting)
 	}
-	if err := m.keeper.Promote(ctx, g); err != nil {
+	if err := m.keeper.Promote(ctx, g, force); err != nil {
 		return err
 	}
 	return m.await(ctx, g, election.Active)

@@ -52,12 +52,14 @@ func clusterCommands() []*cli.Command {
 		},
 		{
 			Name: "promote", Usage: "make a director the active one",
-			UsageText: "drover promote [--group GROUP] [--director ADDRESS] NODE",
+			UsageText: "drover promote [--group GROUP] [--force] [--director ADDRESS] NODE",
 			Description: "The active director gives the VIPs up and the named one takes them: clients see no failed\n" +
-				"connection. It is refused if the named one cannot take them.",
-			Flags: []cli.Flag{directorFlag, groupFlag},
+				"connection. It is refused if the named one cannot take them.\n\n" +
+				"With --force voters let it be active even if it lacks a change of the specification that was\n" +
+				"acknowledged: that change is lost. It is for when the directors that have it do not come back.",
+			Flags: []cli.Flag{directorFlag, groupFlag, &cli.BoolFlag{Name: "force", Usage: "even if acknowledged changes are lost by it"}},
 			Action: ask(1, 1, func(ctx context.Context, c *cli.Context, d *api.Client) error {
-				return handover(ctx, c, d, api.Handover{Group: c.String("group"), To: c.Args().First(), Why: "drover promote, by " + whoami()})
+				return handover(ctx, c, d, api.Handover{Group: c.String("group"), To: c.Args().First(), Force: c.Bool("force"), Why: "drover promote, by " + whoami()})
 			}),
 		},
 		{

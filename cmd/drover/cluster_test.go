@@ -141,6 +141,7 @@ func TestCommands(t *testing.T) {
 		want   string
 	}{
 		{"promote d1", string(st), `POST /v1/handover {"to":"d1","why":"drover promote, by ` + whoami() + `"}`, "blue: d1 is active\ngreen: nobody is active\n"},
+		{"promote --force d1", string(st), `POST /v1/handover {"to":"d1","why":"drover promote, by ` + whoami() + `","force":true}`, "blue: d1 is active\ngreen: nobody is active\n"},
 		{"promote -g green d1", string(st), `POST /v1/handover {"group":"green","to":"d1","why":"drover promote, by ` + whoami() + `"}`, "green: nobody is active\n"},
 		{"stepdown -g blue", string(st), `POST /v1/handover {"group":"blue","why":"drover stepdown, by ` + whoami() + `"}`, "blue: d1 is active\n"},
 		{"maintenance on", `{"on":true}`, `POST /v1/maintenance {"on":true}`, ""},

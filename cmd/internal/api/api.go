@@ -123,6 +123,8 @@ type Handover struct {
 	Group string `json:"group,omitempty"` // "": every group
 	To    string `json:"to,omitempty"`    // "": whoever comes first
 	Why   string `json:"why,omitempty"`
+	// Force: even if To lacks acknowledged changes, which are lost then.
+	Force bool `json:"force,omitempty"`
 	// Forwarded: another director asks for it, who took this one for the one that is meant.
 	Forwarded bool `json:"forwarded,omitempty"`
 }
