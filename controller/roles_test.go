@@ -491,7 +491,15 @@ func TestStandbyWhileAnAddressIsOnItsWay(t *testing.T) {
 				time.Sleep(tc.takes)
 				w.journal(k, "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "ip address del 192.0.2.10/32 dev eth0", "fence lift default")
 			} else {
-				w.journal(k, "fence drop default", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "ip address del 192.0.2.10/32 dev eth0", "fence lift default")
+				// The pass that follows a takeover may come before the second role, and wait until the address is there.
+				got := k.Journal()
+				if len(got) > 1 && got[1] == "fence drop default" {
+					got[0], got[1] = got[1], got[0]
+				}
+				want := []string{"fence drop default", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "ip address del 192.0.2.10/32 dev eth0", "fence lift default"}
+				if !slices.Equal(got, want) {
+					t.Errorf("order:\n%s\nwant, or with the first two the other way round:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+				}
 			}
 			if st := w.status(); st.VIPs[0].State != VIPStandby || k.IP() != "" || !st.Healthy {
 				t.Errorf("%s: addresses %q, status %+v", tc.takes, k.IP(), st)
