@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -426,7 +427,7 @@ func (m *member) order(ctx context.Context, epoch uint64, f forwarded) (*api.Cha
 	case err != nil:
 		return nil, err
 	}
-	m.events.add(slog.LevelInfo, "spec", "%v, by %s", res, or(meta.Who, "somebody"))
+	m.events.add(slog.LevelInfo, "spec", "%v, by %s", res, cmp.Or(meta.Who, "somebody"))
 	out.Version, out.Unchanged, out.Stored = res.Version.String(), res.Unchanged, res.Stored
 	if len(res.Missing) > 0 {
 		out.Missing = make(map[string]string)
@@ -435,13 +436,6 @@ func (m *member) order(ctx context.Context, epoch uint64, f forwarded) (*api.Cha
 		}
 	}
 	return out, nil
-}
-
-func or(s, instead string) string {
-	if s == "" {
-		return instead
-	}
-	return s
 }
 
 // clip cuts s to so many bytes, at the start of a character.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -437,17 +438,10 @@ func (m *member) claims() {
 	var claims []arp.Claim
 	for _, v := range base.Spec.VIPs {
 		if r, _, _ := m.seats[v.Group].get(); r.Role == election.Active {
-			claims = append(claims, arp.Claim{Interface: orInterface(v, base), Addr: v.Prefix.Addr()})
+			claims = append(claims, arp.Claim{Interface: cmp.Or(v.Interface, base.Director.Interface), Addr: v.Prefix.Addr()})
 		}
 	}
 	m.watch.Set(claims)
-}
-
-func orInterface(v spec.VIP, f *spec.File) string {
-	if v.Interface != "" {
-		return v.Interface
-	}
-	return f.Director.Interface
 }
 
 // conflict hears of somebody else who claims a VIP that this director has leased, and says once more where it
@@ -493,7 +487,7 @@ func (m *member) interfaces() []string {
 	defer m.mu.Unlock()
 	var out []string
 	for _, v := range m.base.Spec.VIPs {
-		if name := orInterface(v, m.base); !slices.Contains(out, name) {
+		if name := cmp.Or(v.Interface, m.base.Director.Interface); !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}
@@ -531,7 +525,7 @@ func (m *member) qualify() {
 			continue
 		}
 		for _, v := range m.base.Spec.VIPs {
-			name := orInterface(v, m.base)
+			name := cmp.Or(v.Interface, m.base.Director.Interface)
 			why, known := m.trouble[name]
 			switch {
 			case v.Group != g || reasons[g] != "":

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -225,13 +226,6 @@ func seconds(s float64) string {
 	return time.Duration(s * float64(time.Second)).Round(time.Millisecond).String()
 }
 
-func or(s, instead string) string {
-	if s == "" {
-		return instead
-	}
-	return s
-}
-
 // printStatus prints one screen.
 func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 	alive, voting := 0, 0
@@ -278,7 +272,7 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 		if !g.Eligible {
 			why = "not eligible: " + g.Reason
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, or(g.Active, "nobody"), g.Role, ago(now.Sub(g.Since)), g.Epoch, margin, why)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", g.Name, cmp.Or(g.Active, "nobody"), g.Role, ago(now.Sub(g.Since)), g.Epoch, margin, why)
 	}
 	fmt.Fprintf(t, "\nVOTER\tGROUP\tVOTES FOR\tLEFT\tREMARK\n")
 	for _, g := range st.Groups {
@@ -287,7 +281,7 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			if v.Left > 0 {
 				left = seconds(v.Left)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Voter, g.Name, or(v.For, "-"), left, or(v.Reason, "-"))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Voter, g.Name, cmp.Or(v.For, "-"), left, cmp.Or(v.Reason, "-"))
 		}
 	}
 	fmt.Fprintf(t, "\nDIRECTOR\tSTATE\tSINCE\tACTIVE FOR\tSPEC\tSYNC\tCONNECTIONS\tVERSION\n")
@@ -303,14 +297,14 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			}
 		}
 		if m.Sync != nil {
-			if sync = or(strings.Join(m.Sync.Roles, "+"), "off"); m.Sync.Error != "" {
+			if sync = cmp.Or(strings.Join(m.Sync.Roles, "+"), "off"); m.Sync.Error != "" {
 				sync += ": " + m.Sync.Error
 			}
 		}
 		if m.Conns != nil {
 			conns = fmt.Sprintf("%d active, %d inactive", m.Conns.Active, m.Conns.Inactive)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), or(strings.Join(m.Active, ", "), "-"), spec, sync, conns, or(m.Version, "-"))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), cmp.Or(strings.Join(m.Active, ", "), "-"), spec, sync, conns, cmp.Or(m.Version, "-"))
 	}
 	if slices.ContainsFunc(st.Members, func(m api.Member) bool { return m.Role != "director" }) {
 		fmt.Fprintf(t, "\nSERVER\tSTATE\tSINCE\tPOOL\tWEIGHT\tREADY\tOUT BECAUSE\n")
@@ -333,7 +327,7 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 						out = fmt.Sprintf("%s %s: %s", v.Address, v.Phase, v.Reason)
 					}
 				}
-				pool, weight, ready = or(a.Pool, "(static)"), fmt.Sprint(a.Weight), fmt.Sprintf("%d of %d VIPs", n, len(a.VIPs))
+				pool, weight, ready = cmp.Or(a.Pool, "(static)"), fmt.Sprint(a.Weight), fmt.Sprintf("%d of %d VIPs", n, len(a.VIPs))
 				if a.Draining {
 					out = "draining"
 				}
@@ -341,7 +335,7 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			if m.State != "alive" {
 				out = m.State
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), pool, weight, ready, or(out, "-"))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), pool, weight, ready, cmp.Or(out, "-"))
 		}
 	}
 	return t.Flush()
@@ -362,7 +356,7 @@ func membersAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 		if m.Voter {
 			voter = "yes"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Address, m.State, ago(time.Since(m.Since)), voter, or(m.Version, "-"))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Role, m.Address, m.State, ago(time.Since(m.Since)), voter, cmp.Or(m.Version, "-"))
 	}
 	return t.Flush()
 }
@@ -448,7 +442,7 @@ func historyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 		if !e.Acked {
 			what += " (not acknowledged yet)"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", e.Version, e.When.Format(time.DateTime), or(e.Who, "-"), e.Node, or(strings.TrimSpace(what), "-"))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", e.Version, e.When.Format(time.DateTime), cmp.Or(e.Who, "-"), e.Node, cmp.Or(strings.TrimSpace(what), "-"))
 	}
 	return t.Flush()
 }

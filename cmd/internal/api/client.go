@@ -12,13 +12,15 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/drover-lb/drover/controller/spec"
 )
 
 // MaxBody bounds a request and an answer, bytes.
 const MaxBody = 16 << 20
 
 // DefaultSocket is where a director listens unless its file says otherwise.
-const DefaultSocket = "/run/drover/director.sock"
+const DefaultSocket = spec.DefaultSocket
 
 // Error is what a director answers instead.
 type Error struct {
