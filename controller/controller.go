@@ -2,8 +2,6 @@ package controller
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -266,7 +264,7 @@ func (c *Controller) send(ctx context.Context, in input) error {
 
 // take makes f the current file.
 func (c *Controller) take(f *spec.File, path string) {
-	c.file, c.path, c.hash, c.loaded = f, path, hash(f), time.Now()
+	c.file, c.path, c.hash, c.loaded = f, path, f.Spec.Hash(), time.Now()
 	c.rejected, c.rejectAt = nil, time.Time{}
 	c.want = plan.Want(&f.Spec)
 	c.vipKeys, c.vips.groups = keysOf(f), groupsOf(f)
@@ -280,13 +278,6 @@ func (c *Controller) take(f *spec.File, path string) {
 	for _, x := range c.failing {
 		x.next = time.Time{}
 	}
-}
-
-// hash is that of the spec's values, without the settings of this director: two directors with the same
-// hash want the same.
-func hash(f *spec.File) string {
-	sum := sha256.Sum256((&spec.File{Spec: f.Spec}).Format())
-	return hex.EncodeToString(sum[:])
 }
 
 // Run reconciles until ctx ends, and then does what on_stop says. It returns nil unless that failed.

@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -182,7 +180,7 @@ func newMember(o memberOptions) (*member, error) {
 		return nil, err
 	}
 	var epoch uint64
-	m.base, m.source = o.file, api.Spec{Source: o.path, Hash: specHash(o.file)}
+	m.base, m.source = o.file, api.Spec{Source: o.path, Hash: o.file.Spec.Hash()}
 	if o.file.Replicated {
 		store, err := replica.Open(filepath.Join(o.dataDir, "spec"))
 		if err != nil {
@@ -413,12 +411,6 @@ func (m *member) sit(ctx context.Context, s *seat) {
 		m.claims()
 		nudge(m.retell)
 	}
-}
-
-// specHash is equal for two directors that want the same.
-func specHash(f *spec.File) string {
-	sum := sha256.Sum256((&spec.File{Spec: f.Spec}).Format())
-	return hex.EncodeToString(sum[:])
 }
 
 func (m *member) lifetime() time.Duration {
@@ -660,7 +652,7 @@ func (m *member) setFile(ctx context.Context, f *spec.File) error {
 	m.mu.Lock()
 	m.own = f
 	if m.rep == nil {
-		m.base, m.source = f, api.Spec{Source: m.path, Hash: specHash(f)}
+		m.base, m.source = f, api.Spec{Source: m.path, Hash: f.Spec.Hash()}
 	}
 	m.mu.Unlock()
 	if m.rep != nil {
@@ -905,7 +897,7 @@ func (m *member) adopt() error {
 		return err
 	}
 	m.base, m.unfit = f, ""
-	m.source = api.Spec{Source: "replicated", Version: version, Acked: l.Acked().String(), Hash: specHash(f)}
+	m.source = api.Spec{Source: "replicated", Version: version, Acked: l.Acked().String(), Hash: f.Spec.Hash()}
 	return nil
 }
 

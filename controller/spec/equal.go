@@ -1,6 +1,10 @@
 package spec
 
-import "slices"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+)
 
 // Equal reports whether s and o say the same in the same order; nil and empty lists are the same.
 func (s *Spec) Equal(o *Spec) bool {
@@ -17,4 +21,11 @@ func (s *Spec) Clone() Spec {
 		c.Services[i].RealServers = slices.Clone(c.Services[i].RealServers)
 	}
 	return c
+}
+
+// Hash is the SHA-256 of what s says, without the settings of any one director: two directors with the same hash
+// want the same.
+func (s *Spec) Hash() string {
+	sum := sha256.Sum256((&File{Spec: *s}).Format())
+	return hex.EncodeToString(sum[:])
 }
