@@ -19,6 +19,7 @@ import (
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
+	"github.com/drover-lb/drover/cmd/internal/gossip/gossiptest"
 	"github.com/drover-lb/drover/controller/spec"
 )
 
@@ -91,39 +92,14 @@ func TestQualify(t *testing.T) {
 	}
 }
 
-// join starts a node that ends with the test, or earlier by stop.
-func join(t *testing.T, net *clustertest.Network, name string, role cluster.Role, seeds ...string) (n *cluster.Node, stop func()) {
-	t.Helper()
-	n, err := cluster.New(cluster.Options{
-		Name: name, Role: role, Label: "test", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Insecure: true,
-		Transport: net.Host(name), Seeds: seeds, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	stop = func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		done <- nil
-	}
-	t.Cleanup(stop)
-	<-n.Ready()
-	return n, stop
-}
-
 // A real server gets traffic for the VIPs that it has proven; one that is not heard of any more keeps what it had, and
 // one that has left is out.
 func TestReadyServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var net clustertest.Network
-		d1, _ := join(t, &net, "d1", cluster.Director)
-		r1, leave := join(t, &net, "r1", cluster.RealServer, d1.Address().String())
-		r2, _ := join(t, &net, "r2", cluster.RealServer, d1.Address().String())
+		d1, _ := gossiptest.Join(t, &net, "d1", cluster.Director)
+		r1, leave := gossiptest.Join(t, &net, "r1", cluster.RealServer, d1.Address().String())
+		r2, _ := gossiptest.Join(t, &net, "r2", cluster.RealServer, d1.Address().String())
 		m := &member{node: d1}
 		announce := func(n *cluster.Node, a any) {
 			t.Helper()
@@ -178,7 +154,7 @@ func TestReadyServers(t *testing.T) {
 func TestOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var net clustertest.Network
-		d1, _ := join(t, &net, "d1", cluster.Director)
+		d1, _ := gossiptest.Join(t, &net, "d1", cluster.Director)
 		b, err := json.Marshal(api.Director{MACs: []string{"02:00:00:00:00:01", "02:00:00:00:00:02"}})
 		if err == nil {
 			err = d1.Publish(gossip.DirectorRecord, b)

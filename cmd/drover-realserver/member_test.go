@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -14,43 +13,19 @@ import (
 	"github.com/drover-lb/drover/cluster/clustertest"
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
+	"github.com/drover-lb/drover/cmd/internal/gossip/gossiptest"
 	"github.com/drover-lb/drover/realserver"
 )
-
-// join starts a node that ends with the test, or earlier by stop.
-func join(t *testing.T, net *clustertest.Network, name string, role cluster.Role, seeds ...string) (n *cluster.Node, stop func()) {
-	t.Helper()
-	n, err := cluster.New(cluster.Options{
-		Name: name, Role: role, Label: "test", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Insecure: true,
-		Transport: net.Host(name), Seeds: seeds, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	stop = func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		done <- nil
-	}
-	t.Cleanup(stop)
-	<-n.Ready()
-	return n, stop
-}
 
 // A VIP is wanted as soon as one director names it, and as long as one does. Without a word of a director nothing is
 // known.
 func TestWanted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var net clustertest.Network
-		r1, _ := join(t, &net, "r1", cluster.RealServer)
+		r1, _ := gossiptest.Join(t, &net, "r1", cluster.RealServer)
 		seed := r1.Address().String()
-		d1, leave1 := join(t, &net, "d1", cluster.Director, seed)
-		d2, leave2 := join(t, &net, "d2", cluster.Director, seed)
+		d1, leave1 := gossiptest.Join(t, &net, "d1", cluster.Director, seed)
+		d2, leave2 := gossiptest.Join(t, &net, "d2", cluster.Director, seed)
 		m := &member{log: slog.New(slog.DiscardHandler), node: r1}
 		expect := func(when, want string) {
 			t.Helper()
@@ -96,7 +71,7 @@ func TestWanted(t *testing.T) {
 func TestPublish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var net clustertest.Network
-		n, _ := join(t, &net, "r1", cluster.RealServer)
+		n, _ := gossiptest.Join(t, &net, "r1", cluster.RealServer)
 		m := &member{log: slog.New(slog.DiscardHandler), node: n}
 		a := netip.MustParseAddr
 		m.publish(&realserver.Config{Pool: "web", Address: a("10.0.0.11"), Weight: 7}, realserver.Status{VIPs: []realserver.VIPStatus{

@@ -1,0 +1,37 @@
+// Package gossiptest starts nodes of a cluster in memory, for the tests of the daemons.
+package gossiptest
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"testing"
+
+	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/clustertest"
+)
+
+// Join starts a node that ends with the test, or earlier by stop.
+func Join(t *testing.T, net *clustertest.Network, name string, role cluster.Role, seeds ...string) (n *cluster.Node, stop func()) {
+	t.Helper()
+	n, err := cluster.New(cluster.Options{
+		Name: name, Role: role, Label: "test", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Insecure: true,
+		Transport: net.Host(name), Seeds: seeds, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		done <- nil
+	}
+	t.Cleanup(stop)
+	<-n.Ready()
+	return n, stop
+}
