@@ -26,27 +26,54 @@ func (f *File) Format() []byte {
 	w.line(1, "sysctls: %t", d.Sysctls)
 	w.line(1, "socket: %s", scalar(d.Socket))
 
-	w.list(0, "vips", len(f.Spec.VIPs))
-	for _, v := range f.Spec.VIPs {
-		more := ""
-		if v.Interface != "" {
-			more += ", interface: " + scalar(v.Interface)
-		}
-		if v.Group != DefaultGroup {
-			more += ", group: " + scalar(v.Group)
-		}
-		if more == "" {
-			w.line(1, "- %s", prefix(v.Prefix))
-		} else {
-			w.line(1, "- {address: %s%s}", prefix(v.Prefix), more)
-		}
-	}
-
-	w.list(0, "services", len(f.Spec.Services))
-	for i := range f.Spec.Services {
-		w.service(&f.Spec.Services[i])
-	}
+	w.spec(&f.Spec)
 	return w.b
+}
+
+// Format writes s as a document that ParseSpec reads back to the same values.
+func (s *Spec) Format() []byte {
+	var w writer
+	w.spec(s)
+	return w.b
+}
+
+// Format writes v as an element of the list of VIPs, without its dash: on one line, without its end.
+func (v *VIP) Format() string {
+	more := ""
+	if v.Interface != "" {
+		more += ", interface: " + scalar(v.Interface)
+	}
+	if v.Group != DefaultGroup {
+		more += ", group: " + scalar(v.Group)
+	}
+	if more == "" {
+		return prefix(v.Prefix)
+	}
+	return fmt.Sprintf("{address: %s%s}", prefix(v.Prefix), more)
+}
+
+// Format writes s as an element of a list of services that is indented by two: lines with a dash before the first.
+func (s *Service) Format() []byte {
+	var w writer
+	w.service(s)
+	return w.b
+}
+
+// Format writes d as an element of the list of real servers of a service with that port and forwarding, without
+// its dash: on one line, without its end.
+func (d *RealServer) Format(port uint16, forward ipvs.Forward) string {
+	return string(appendServer(nil, d, port, forward))
+}
+
+func (w *writer) spec(s *Spec) {
+	w.list(0, "vips", len(s.VIPs))
+	for i := range s.VIPs {
+		w.line(1, "- %s", s.VIPs[i].Format())
+	}
+	w.list(0, "services", len(s.Services))
+	for i := range s.Services {
+		w.service(&s.Services[i])
+	}
 }
 
 type writer struct{ b []byte }

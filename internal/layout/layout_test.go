@@ -30,6 +30,7 @@ var rules = []struct {
 	{"cluster", []string{"cluster/clustertest"}, "a leaf on memberlist: gossip knows nothing of directors and servers"},
 	{"cluster/settings", []string{"conf"}, "a leaf: the mapping that the files of all daemons share"},
 	{"controller/spec", []string{"conf", "ipvs", "cluster/settings"}, "pure: the desired state"},
+	{"controller/spec/edit", []string{"controller/spec", "conf", "ipvs"}, "pure: changes of the text of a specification"},
 	{"controller/plan", []string{"controller/spec", "ipvs"}, "pure: the difference between tables"},
 	{"controller", []string{"controller", "conf", "ipvs", "sysctl"}, "what it needs of its siblings it declares as interfaces"},
 	{"realserver", []string{"realserver", "conf", "sysctl", "arp/frame", "cluster/settings"}, "arp/frame and cluster/settings are pure leaves; what it needs of its siblings it declares as interfaces"},
