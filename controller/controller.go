@@ -50,6 +50,8 @@ const (
 	// settleGap is the least time between two looks at the VIPs which the kernel's notifications
 	// cause, so that a program that fights for an address does not keep the loop busy.
 	settleGap = 20 * time.Millisecond
+	// checkAfter is when a director that has taken a group over looks at everything: clients come first.
+	checkAfter = 250 * time.Millisecond
 	// stopTimeout bounds what is done on the way out.
 	stopTimeout = 15 * time.Second
 	// moduleTimeout bounds the loading of one kernel module.
@@ -121,6 +123,8 @@ type Controller struct {
 	fenceErr error            // of the interfaces
 	dropErrs map[string]error // of groups that could not be silenced, or let through
 
+	lingerUntil            time.Time   // both sync daemons run until then
+	linger                 *time.Timer // due then
 	syncing                bool
 	syncDue                bool          // the daemons are to be looked after as soon as the kernel is free
 	daemons                []ipvs.Daemon // as last seen
@@ -149,6 +153,7 @@ type Controller struct {
 	claims    []Claim
 
 	tick, renew *time.Ticker
+	check       *time.Timer // for a whole pass
 	settled     time.Time
 	started     time.Time
 	passes      uint64
@@ -207,6 +212,8 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 		owned:       make(map[ipvs.Key]struct{}),
 		failing:     make(failures),
 		modules:     make(map[string]bool),
+		linger:      idleTimer(),
+		check:       idleTimer(),
 	}
 	c.vips = newVIPs(opts.Kernel, opts.Log)
 	c.vips.save = c.save
@@ -221,6 +228,13 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 	}
 	c.take(f, path)
 	return c, nil
+}
+
+// idleTimer returns a timer that is not due before it is reset.
+func idleTimer() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
 }
 
 type silent struct{}
@@ -294,8 +308,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		defer t.Stop()
 		beat = t.C
 	}
-	settle := time.NewTimer(time.Hour)
-	settle.Stop()
+	defer c.linger.Stop()
+	defer c.check.Stop()
+	settle := idleTimer()
 	defer settle.Stop()
 
 	c.inherit()
@@ -318,7 +333,11 @@ func (c *Controller) Run(ctx context.Context) error {
 				c.syncNow(ctx)
 			}
 			c.flush()
+		case <-c.linger.C:
+			c.syncNow(ctx)
 		case <-c.kick:
+			c.pass(ctx)
+		case <-c.check.C:
 			c.pass(ctx)
 		case <-c.kernel.Changed():
 			if !c.vips.noticed(c.kernel.Changes()) {

@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, module := range []string{"ip_vs", "veth", "dummy", "ipv6"} {
+	for _, module := range []string{"ip_vs", "veth", "dummy", "ipv6", "bridge", "sch_ingress", "cls_bpf"} {
 		if out, err := exec.Command("modprobe", module).CombinedOutput(); err != nil {
 			panic("modprobe " + module + ": " + string(out))
 		}

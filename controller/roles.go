@@ -37,6 +37,9 @@ type Fence interface {
 	Repair() error
 	// Drop silences a group until its lease is extended.
 	Drop(group string) error
+	// Hush keeps back, for d from now, the resets that this host's own TCP sends from the VIPs of a group to
+	// connections that it does not know. Drop and Lift end it.
+	Hush(group string, d time.Duration) error
 	// Lift lets everything for a group through: its VIPs are off the interfaces, and what arrives for them
 	// is for a real server on this host.
 	Lift(group string) error
@@ -145,6 +148,9 @@ func (c *Controller) changeRole(ctx context.Context, rc roleChange) {
 	}
 
 	keys := c.keysIn(rc.group)
+	if was := before != nil && before.Active; was != rc.role.Active || was && before.Epoch < rc.role.Epoch {
+		c.overlap(rc.group)
+	}
 	if rc.role.Active {
 		c.syncDue = true
 		c.backupOnly() // before packets may arrive
@@ -153,11 +159,12 @@ func (c *Controller) changeRole(ctx context.Context, rc roleChange) {
 		}
 		c.vips.settle(ctx, keys, c.serves)
 		c.announce()
-		c.again()
 		if c.vips.waits(keys) {
+			c.again()
 			c.deferred = append(c.deferred, rc)
 			return
 		}
+		c.check.Reset(checkAfter)
 	} else {
 		c.unannounce(rc.group)
 		c.vips.standDown(ctx, keys)

@@ -131,6 +131,10 @@ func (f *fakeFence) Drop(group string) error {
 	f.note("fence drop %s", group)
 	return f.unlessMended(f.drop)
 }
+func (f *fakeFence) Hush(group string, d time.Duration) error {
+	f.note("fence hush %s %s", group, d)
+	return nil
+}
 func (f *fakeFence) Lift(group string) error { f.note("fence lift %s", group); return nil }
 
 // A table that hangs does not delay a takeover, nor giving up.

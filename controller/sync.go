@@ -34,7 +34,7 @@ type SyncMode string
 
 const (
 	// SyncFollow: the master runs where a group is active, the backup where one is standby. With one
-	// group that is master or backup.
+	// group that is master or backup, and both for a few seconds after each change.
 	SyncFollow SyncMode = ""
 	// SyncBoth: both run always.
 	SyncBoth SyncMode = "both"
@@ -56,6 +56,12 @@ const (
 	// short one, where the kernel's length takes a fortieth of that many. It is the thing to raise where
 	// more than some 10,000 connections begin in a second.
 	DefaultSyncMaxLen = 64
+
+	// syncLinger is how long both daemons run after a change of role. The newest connection waits in the kernel of
+	// the last active director for IPVS_SYNC_FLUSH_TIME (2 s) at the least, and the thread looks once in
+	// IPVS_SYNC_CHECK_PERIOD (1 s); stopping the master daemon drops it, and a new active director without a backup
+	// daemon would not hear of it.
+	syncLinger = 3500 * time.Millisecond
 
 	// backupMaxLen is up to which length a backup is left to the kernel, which takes what the interface's MTU
 	// holds, and never less than 1,500 bytes with headers.
@@ -126,11 +132,12 @@ func (c *Controller) wantDaemons() []ipvs.Daemon {
 		all = all && c.active(g)
 	}
 	var out []ipvs.Daemon
-	if c.anyActive() || s.Mode == SyncBoth {
+	both := s.Mode == SyncBoth || time.Now().Before(c.lingerUntil)
+	if c.anyActive() || both {
 		d.Role = ipvs.Master
 		out = append(out, d)
 	}
-	if !all || s.Mode == SyncBoth {
+	if !all || both {
 		d.Role = ipvs.Backup
 		if d.MaxLen <= backupMaxLen {
 			d.MaxLen = 0
@@ -146,6 +153,33 @@ func sameDaemon(want, have ipvs.Daemon) bool {
 		have.MaxLen = 0
 	}
 	return want == have
+}
+
+// overlap lets both daemons run for a while, as a group has changed hands, and keeps the resets back that this
+// director's own stack would answer with, if it is the new holder, to connections of which its kernel has yet to
+// hear. The client sends again meanwhile.
+func (c *Controller) overlap(group string) {
+	if c.opts.Sync == nil {
+		return
+	}
+	c.lingerUntil = time.Now().Add(syncLinger)
+	c.linger.Reset(syncLinger)
+	if c.opts.Fence != nil && c.active(group) {
+		if err := c.opts.Fence.Hush(group, syncLinger); err != nil {
+			c.log.Warn("connections that are younger than the last message of the connection sync may be reset", "group", group, "error", err)
+		}
+	}
+}
+
+// outlast waits on the way out until the kernel has told the new active director of the newest connection.
+func (c *Controller) outlast(ctx context.Context) {
+	if c.opts.Sync == nil || !slices.ContainsFunc(c.daemons, func(d ipvs.Daemon) bool { return d.Role == ipvs.Master }) {
+		return
+	}
+	select {
+	case <-time.After(time.Until(c.lingerUntil)):
+	case <-ctx.Done():
+	}
 }
 
 // backupOnly keeps IPVS from forwarding while this director is standby for everything. Otherwise, on a host
@@ -276,6 +310,7 @@ func (c *Controller) endSync(ctx context.Context) (err error) {
 	if c.opts.Sync == nil {
 		return nil
 	}
+	c.outlast(ctx)
 	c.await(ctx, func() { _, err = syncDaemons(ctx, c.kernel, nil) })
 	return errors.Join(err, c.kernel.SetBackupOnly(false))
 }

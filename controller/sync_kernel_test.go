@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/drover-lb/drover/controller/fence"
 	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/sysctl"
@@ -24,11 +25,12 @@ import (
 
 // host is a director in a namespace of its own.
 type host struct {
-	t    *testing.T
-	ns   netns.NsHandle
-	k    *kernel.Kernel
-	c    *Controller
-	logs buffer
+	t     *testing.T
+	ns    netns.NsHandle
+	fence *fence.Fence // nil: none
+	k     *kernel.Kernel
+	c     *Controller
+	logs  buffer
 }
 
 // enter puts the thread of the test into the host's namespace.
@@ -67,10 +69,14 @@ func (h *host) up(own, text string) {
 			h.t.Errorf("%s = %s: %v", s.Key, s.Value, err)
 		}
 	}
-	h.c, err = New(Options{
+	opts := Options{
 		Kernel: h.k, Roles: map[string]Role{}, Sync: &Sync{ID: 1},
 		Log: slog.New(slog.NewTextHandler(&h.logs, nil)),
-	}, f, "f.yaml")
+	}
+	if h.fence != nil {
+		opts.Fence = h.fence
+	}
+	h.c, err = New(opts, f, "f.yaml")
 	if err != nil {
 		h.t.Fatal(err)
 	}

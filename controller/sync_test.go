@@ -43,10 +43,19 @@ func TestSyncFollowsTheRole(t *testing.T) {
 		if want := (DaemonStatus{Role: "backup", Interface: "eth0", ID: 5, Group: defaultSyncGroup, Port: 8848, TTL: 1, MaxLen: 1472}); !st.Healthy || st.Sync.Role != "backup" || st.Sync.Want != "backup" || st.Sync.Daemons[0] != want {
 			t.Errorf("status: %+v", st.Sync)
 		}
-		// Forwarding before the address, the address before the daemons, the new daemon before the end of the old.
+		// Forwarding before the address, the address before the daemons, and both daemons until the newest connection
+		// is here.
 		w.mustRole("default", Role{Active: true, Epoch: 1})
 		w.status()
-		w.journal(k, "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "announce 192.0.2.10", startMaster, stopBackup)
+		w.journal(k, "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", "announce 192.0.2.10", startMaster)
+		time.Sleep(syncLinger - time.Millisecond)
+		if st := w.status(); !st.Healthy || st.Sync.Role != "master and backup" || st.Sync.Want != "master and backup" {
+			t.Errorf("status: %+v", st.Sync)
+		}
+		w.journal(k)
+		time.Sleep(time.Millisecond)
+		w.status()
+		w.journal(k, stopBackup)
 		if st := w.status(); !st.Healthy || st.Sync.Role != "master" || st.Sync.Daemons[0].MaxLen != DefaultSyncMaxLen {
 			t.Errorf("status: %+v", st.Sync)
 		}
@@ -60,9 +69,62 @@ func TestSyncFollowsTheRole(t *testing.T) {
 
 		w.mustRole("default", Role{})
 		w.status()
-		w.journal(k, "announce", "ip address del 192.0.2.10/32 dev eth0", "sysctl backup_only=true", startBackup, stopMaster)
+		w.journal(k, "announce", "ip address del 192.0.2.10/32 dev eth0", "sysctl backup_only=true", startBackup)
+		time.Sleep(syncLinger)
+		w.status()
+		w.journal(k, stopMaster)
 		w.stop()
 		w.journal(k, "announce", stopBackup, "sysctl backup_only=false", "ipvsadm -D -t 192.0.2.10:80")
+	})
+}
+
+// A new holder sends no resets to connections of which it has yet to hear; an old one, or the same again, has nothing
+// to wait for.
+func TestTakeoverHushes(t *testing.T) {
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(one, synced, func(o *Options) { o.Fence = &fakeFence{note: k.Note} })
+		k.Journal()
+		w.mustRole("default", Role{Active: true, Epoch: 1})
+		w.status()
+		w.journal(k, "fence hush default 3.5s", "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", startMaster)
+		w.mustRole("default", Role{Active: true, Epoch: 1, Why: "in other words"})
+		w.mustRole("default", Role{})
+		w.mustRole("default", Role{Why: "in other words"})
+		for _, line := range k.Journal() {
+			if strings.Contains(line, "hush") {
+				t.Error(line)
+			}
+		}
+	})
+}
+
+// A director that is stopped lets its kernel tell of the newest connection first, if it was active until now.
+func TestStopWaitsForTheNewestConnection(t *testing.T) {
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(one, synced)
+		w.mustRole("default", Role{Active: true, Epoch: 1})
+		time.Sleep(time.Minute)
+		w.mustRole("default", Role{})
+		w.status()
+		k.Journal()
+		began := time.Now()
+		time.AfterFunc(syncLinger-time.Millisecond, func() {
+			w.journal(k)
+		})
+		w.stop()
+		if took := time.Since(began); took != syncLinger {
+			t.Errorf("stopped after %s, want %s", took, syncLinger)
+		}
+		w.journal(k, stopMaster, stopBackup, "sysctl backup_only=false", "ipvsadm -D -t 192.0.2.10:80")
+	})
+	fake(t, func(w *world, k *kerneltest.Kernel) {
+		w.start(one, synced)
+		time.Sleep(time.Minute)
+		began := time.Now()
+		w.stop()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("one that was standby has stopped after %s", took)
+		}
 	})
 }
 
@@ -147,6 +209,7 @@ func TestSyncWithTwoGroups(t *testing.T) {
 			{"default", true, "master and backup"}, {"mail", true, "master"}, {"default", false, "master and backup"}, {"mail", false, "backup"},
 		} {
 			w.mustRole(tc.group, Role{Active: tc.active})
+			time.Sleep(syncLinger)
 			if st := w.status().Sync; st.Role != tc.want || st.Error != "" {
 				t.Errorf("%s active %t: %+v", tc.group, tc.active, st)
 			}
@@ -168,11 +231,12 @@ func TestSyncFails(t *testing.T) {
 		k.FailDaemons(errors.New("no thread"))
 		w.start(one, synced)
 		w.mustRole("default", Role{Active: true, Epoch: 1})
+		time.Sleep(syncLinger)
 		if st := w.status(); st.Healthy || st.Sync.Error != "no thread" || st.VIPs[0].State != VIPHeld {
 			t.Errorf("status: %+v %+v", st.Sync, st.VIPs)
 		}
 		time.Sleep(3 * w.interval)
-		if n := w.logs.count("connections are not synchronised as they should be"); n != 1 {
+		if n := w.logs.count("connections are not synchronised as they should be"); n != 3 { // the backup, both, the master
 			t.Errorf("told %d times:\n%s", n, w.logs)
 		}
 		k.FailDaemons(nil)
@@ -194,7 +258,7 @@ func TestSyncWaitsForTheTable(t *testing.T) {
 		w.journal(k, "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4")
 		release()
 		w.status()
-		w.journal(k, startMaster, stopBackup)
+		w.journal(k, startMaster)
 	})
 }
 

@@ -367,13 +367,7 @@ func (m *member) sit(ctx context.Context, s *seat) {
 		retry = nil
 		r, _, _ := s.get()
 		news := r != last
-		if last = r; news {
-			level := slog.LevelInfo
-			if r.Role == election.Yielding {
-				level = slog.LevelWarn
-			}
-			m.events.add(level, "role", "group %s: %s, epoch %d: %s", s.group, r.Role, r.Epoch, r.Why)
-		}
+		last = r
 		var err error
 		if r.Role != election.Standby || !off {
 			call, cancel := context.WithTimeoutCause(ctx, roleTimeout, fmt.Errorf("not done after %s", roleTimeout))
@@ -382,9 +376,6 @@ func (m *member) sit(ctx context.Context, s *seat) {
 		}
 		off = err == nil && r.Role != election.Active
 		if err != nil && ctx.Err() == nil {
-			if news {
-				m.events.add(slog.LevelError, "role", "group %s is not quite %s: %v", s.group, r.Role, err)
-			}
 			retry = time.After(retryRole)
 		}
 		switch r.Role {
@@ -401,15 +392,30 @@ func (m *member) sit(ctx context.Context, s *seat) {
 			// until its lifetime ends, and the lease must not be given back before. An address that is there for good
 			// is not ours, and the controller has said so.
 			if err != nil && (m.fence == nil || m.fence.Drop(s.group) != nil) && lease.Now() < r.Until+m.lifetime() {
-				continue
+				break
 			}
 			if err := m.keeper.Yielded(ctx, s.group); err != nil && ctx.Err() == nil {
 				m.log.Error("failed to give a lease back", "group", s.group, "error", err)
 			}
 		case election.Standby:
 		}
+		if news { // told when it is done, as a log may take its time
+			m.tellRole(ctx, s.group, r, err)
+		}
 		m.claims()
 		nudge(m.retell)
+	}
+}
+
+// tellRole tells of a change of role, and of what has kept it from the kernel.
+func (m *member) tellRole(ctx context.Context, group string, r election.RoleChange, err error) {
+	level := slog.LevelInfo
+	if r.Role == election.Yielding {
+		level = slog.LevelWarn
+	}
+	m.events.add(level, "role", "group %s: %s, epoch %d: %s", group, r.Role, r.Epoch, r.Why)
+	if err != nil && ctx.Err() == nil {
+		m.events.add(slog.LevelError, "role", "group %s is not quite %s: %v", group, r.Role, err)
 	}
 }
 

@@ -9,6 +9,11 @@
 //   - neighbour solicitations for it (RFC 4861, section 4.3),
 //   - IPv4 and IPv6 packets to it.
 //
+// At the interfaces' egress a second program keeps back, for a few seconds after a group was taken over and if it is
+// asked to ([Fence.Hush]), what this host's own TCP answers to connections that it does not know: TCP resets
+// without ACK from a guarded address. The kernel may hear of such a connection a moment later, by the connection
+// synchronisation of IPVS.
+//
 // Everything else passes untouched, for the next filter. Addresses that are not guarded are not looked at
 // further than their absence from a map. Programs that listen on packet sockets still see what is dropped:
 // their taps come first (__netif_receive_skb_core in net/core/dev.c).
@@ -27,6 +32,7 @@
 // ([Open], [Fence.Set]), one that has no fence removes it ([Remove]), or an administrator does:
 //
 //	tc filter del dev eth0 ingress protocol all pref 1 handle 0xd0fe bpf
+//	tc filter del dev eth0 egress protocol all pref 1 handle 0xd0fe bpf
 //
 // The discipline is left alone where somebody else has made it. Filters of others with the same
 // preference must be of the classifier bpf too, or there is no room for this one.

@@ -43,6 +43,7 @@ const forever = math.MaxUint64
 type groupState struct {
 	Deadline uint64 // until it everything passes
 	Lapse    uint64 // from it on everything passes again; 0 for never
+	Hush     uint64 // until it the host's own resets are kept back
 }
 
 // Options of a Fence; the zero value is useful.
@@ -62,8 +63,7 @@ type Fence struct {
 	clock Clock
 
 	addrMap, groupMap, countMap *ebpf.Map
-	prog                        *ebpf.Program
-	id                          int // of the program
+	sides                       []side
 
 	mu         sync.Mutex // guards what follows, and attaching
 	h          *netlink.Handle
@@ -74,8 +74,16 @@ type Fence struct {
 
 	groupMu sync.Mutex // guards what follows, and what is written to groupMap; held for a moment only
 	groups  map[string]uint32
-	free    []uint32      // indices that were in use once
-	hold    time.Duration // 0 is for ever
+	hushed  map[string]uint64 // groupState.Hush
+	free    []uint32          // indices that were in use once
+	hold    time.Duration     // 0 is for ever
+}
+
+// side is a direction of the packets, and what looks at them there.
+type side struct {
+	parent uint32 // the hook of the discipline clsact
+	prog   *ebpf.Program
+	id     int // of the program
 }
 
 // Clock is what the deadlines are compared with.
@@ -120,7 +128,7 @@ func Open(opts Options) (*Fence, error) {
 	}
 	f := &Fence{
 		log: opts.Log, hold: opts.Hold,
-		addrs: make(map[netip.Addr]uint32), made: make(map[int]bool), groups: make(map[string]uint32),
+		addrs: make(map[netip.Addr]uint32), made: make(map[int]bool), groups: make(map[string]uint32), hushed: make(map[string]uint64),
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
@@ -139,23 +147,16 @@ func (f *Fence) open() (err error) {
 		spec ebpf.MapSpec
 	}{
 		{&f.addrMap, ebpf.MapSpec{Name: "fence_addrs", Type: ebpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: MaxAddresses, Flags: unix.BPF_F_NO_PREALLOC}},
-		{&f.groupMap, ebpf.MapSpec{Name: "fence_groups", Type: ebpf.Array, KeySize: 4, ValueSize: 16, MaxEntries: MaxGroups}},
+		{&f.groupMap, ebpf.MapSpec{Name: "fence_groups", Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: MaxGroups}},
 		{&f.countMap, ebpf.MapSpec{Name: "fence_counts", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: MaxGroups}},
 	} {
 		if *m.to, err = ebpf.NewMap(&m.spec); err != nil {
 			return missing("BPF maps (CONFIG_BPF_SYSCALL)", err)
 		}
 	}
-	load := func(clock asm.BuiltinFunc) (*ebpf.Program, error) {
-		return ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: name, Type: ebpf.SchedCLS, License: "Apache-2.0",
-			Instructions: program(f.addrMap, f.groupMap, f.countMap, clock),
-		})
-	}
-	f.prog, err = load(asm.FnKtimeGetBootNs)
+	err = f.load(asm.FnKtimeGetBootNs)
 	if err != nil && !errors.Is(err, unix.EPERM) {
-		var older error
-		if f.prog, older = load(asm.FnKtimeGetNs); older == nil {
+		if older := f.load(asm.FnKtimeGetNs); older == nil {
 			f.clock, err = Monotonic, nil
 			f.log.Warn("this kernel has no BPF helper for CLOCK_BOOTTIME (Linux 5.8): a lease does not end while the machine is suspended")
 		}
@@ -163,15 +164,6 @@ func (f *Fence) open() (err error) {
 	if err != nil {
 		return missing("BPF programs of the traffic classifier (CONFIG_NET_CLS_BPF)", err)
 	}
-	info, err := f.prog.Info()
-	if err != nil {
-		return fmt.Errorf("failed to read about the program: %w", err)
-	}
-	id, ok := info.ID()
-	if !ok {
-		return errors.New("the kernel does not tell the program's number (Linux 4.13)")
-	}
-	f.id = int(id)
 	if f.h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("failed to open an rtnetlink socket: %w", err)
 	}
@@ -182,6 +174,41 @@ func (f *Fence) open() (err error) {
 		return err
 	}
 	return f.detach("lo")
+}
+
+// load makes the programs of both sides, with the helper that reads the clock.
+func (f *Fence) load(clock asm.BuiltinFunc) error {
+	f.unload()
+	for _, s := range []struct {
+		parent uint32
+		ins    asm.Instructions
+	}{
+		{netlink.HANDLE_MIN_INGRESS, arriving(f.addrMap, f.groupMap, f.countMap, clock)},
+		{netlink.HANDLE_MIN_EGRESS, leaving(f.addrMap, f.groupMap, clock)},
+	} {
+		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: s.ins})
+		if err != nil {
+			return err
+		}
+		f.sides = append(f.sides, side{parent: s.parent, prog: prog})
+		info, err := prog.Info()
+		if err != nil {
+			return fmt.Errorf("failed to read about the program: %w", err)
+		}
+		id, ok := info.ID()
+		if !ok {
+			return errors.New("the kernel does not tell the program's number (Linux 4.13)")
+		}
+		f.sides[len(f.sides)-1].id = int(id)
+	}
+	return nil
+}
+
+func (f *Fence) unload() {
+	for _, s := range f.sides {
+		s.prog.Close()
+	}
+	f.sides = nil
 }
 
 // missing explains an error of the kernel for a part that it may lack.
@@ -293,6 +320,7 @@ func (f *Fence) forget(but []string) {
 	for g, i := range f.groups {
 		if !used[g] {
 			delete(f.groups, g)
+			delete(f.hushed, g)
 			f.free = append(f.free, i)
 		}
 	}
@@ -302,6 +330,7 @@ func (f *Fence) forget(but []string) {
 func (f *Fence) put(group string, st groupState) error {
 	f.groupMu.Lock()
 	defer f.groupMu.Unlock()
+	delete(f.hushed, group)
 	return f.putLocked(group, st)
 }
 
@@ -324,7 +353,7 @@ func (f *Fence) Extend(group string, until time.Duration) error {
 	}
 	f.groupMu.Lock()
 	defer f.groupMu.Unlock()
-	st := groupState{Deadline: uint64(max(until, 0))}
+	st := groupState{Deadline: uint64(max(until, 0)), Hush: f.hushed[group]}
 	if f.hold > 0 {
 		st.Lapse = uint64(max(until+f.hold, 1))
 	}
@@ -368,6 +397,25 @@ func (f *Fence) Drop(group string) error { return f.put(group, groupState{}) }
 
 // Lift lets everything for a group through until it is extended or dropped.
 func (f *Fence) Lift(group string) error { return f.put(group, groupState{Deadline: forever}) }
+
+// Hush keeps back, for d from now or until the group is dropped or lifted, the resets that this host's own
+// TCP sends from the addresses of a group to connections that it does not know (RFC 9293, section 3.5.2: they
+// have no ACK). A port that nobody listens on still refuses a new connection at once.
+func (f *Fence) Hush(group string, d time.Duration) error {
+	f.groupMu.Lock()
+	defer f.groupMu.Unlock()
+	i, err := f.indexLocked(group)
+	if err != nil {
+		return err
+	}
+	var st groupState
+	if err := f.groupMap.Lookup(i, &st); err != nil {
+		return fmt.Errorf("failed to read the state of group %q: %w", group, err)
+	}
+	st.Hush = uint64(f.clock.now() + max(d, 0))
+	f.hushed[group] = st.Hush
+	return f.putLocked(group, st)
+}
 
 // Silenced counts what was dropped for a group since it is guarded.
 func (f *Fence) Silenced(group string) (uint64, error) {
@@ -416,9 +464,13 @@ func (f *Fence) link(n string) (netlink.Link, error) {
 	return l, nil
 }
 
-// filters lists our filters on an interface: the program of a fence that is open, and those of predecessors.
-func filters(h *netlink.Handle, l netlink.Link) (out []*netlink.BpfFilter, err error) {
-	list, err := h.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+// hooks are those of the discipline clsact.
+var hooks = []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS}
+
+// filters lists our filters at a hook of an interface: the program of a fence that is open, and those of
+// predecessors.
+func filters(h *netlink.Handle, l netlink.Link, hook uint32) (out []*netlink.BpfFilter, err error) {
+	list, err := h.FilterList(l, hook)
 	if err != nil {
 		return nil, fmt.Errorf("failed to list the filters of interface %q: %w", l.Attrs().Name, err)
 	}
@@ -430,14 +482,18 @@ func filters(h *netlink.Handle, l netlink.Link) (out []*netlink.BpfFilter, err e
 	return out, nil
 }
 
-// attach puts the program onto an interface, in place of that of a predecessor.
+// attach puts the programs onto an interface, in place of those of a predecessor.
 func (f *Fence) attach(n string) error {
 	l, err := f.link(n)
 	if err != nil {
 		return err
 	}
 	index := l.Attrs().Index
-	if have, err := filters(f.h, l); err == nil && len(have) == 1 && have[0].Id == f.id {
+	missed := slices.DeleteFunc(slices.Clone(f.sides), func(s side) bool {
+		have, err := filters(f.h, l, s.parent)
+		return err == nil && len(have) == 1 && have[0].Id == s.id
+	})
+	if len(missed) == 0 {
 		return nil
 	}
 	err = f.h.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
@@ -448,32 +504,36 @@ func (f *Fence) attach(n string) error {
 	default:
 		return fmt.Errorf("failed to guard interface %q: %w", n, missing("the queueing discipline clsact (module sch_ingress)", err))
 	}
-	err = f.h.FilterReplace(&netlink.BpfFilter{
-		FilterAttrs:  netlink.FilterAttrs{LinkIndex: index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: handle, Priority: priority, Protocol: unix.ETH_P_ALL},
-		Fd:           f.prog.FD(),
-		Name:         name,
-		DirectAction: true,
-	})
-	if err != nil {
-		return fmt.Errorf("failed to guard interface %q: %w", n, missing("the classifier bpf (module cls_bpf)", err))
+	for _, s := range missed {
+		err = f.h.FilterReplace(&netlink.BpfFilter{
+			FilterAttrs:  netlink.FilterAttrs{LinkIndex: index, Parent: s.parent, Handle: handle, Priority: priority, Protocol: unix.ETH_P_ALL},
+			Fd:           s.prog.FD(),
+			Name:         name,
+			DirectAction: true,
+		})
+		if err != nil {
+			return fmt.Errorf("failed to guard interface %q: %w", n, missing("the classifier bpf (module cls_bpf)", err))
+		}
 	}
 	f.log.Debug("interface is guarded", "interface", n)
 	return nil
 }
 
-// detach takes the program off an interface, and the discipline with it if it is ours and empty.
+// detach takes the programs off an interface, and the discipline with it if it is ours and empty.
 func (f *Fence) detach(n string) error {
 	l, err := f.link(n)
 	if err != nil {
 		return err
 	}
-	have, err := filters(f.h, l)
-	if err != nil {
-		return err
-	}
-	for _, b := range have {
-		if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("failed to stop guarding interface %q: %w", n, err)
+	for _, hook := range hooks {
+		have, err := filters(f.h, l, hook)
+		if err != nil {
+			return err
+		}
+		for _, b := range have {
+			if err := f.h.FilterDel(b); err != nil && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("failed to stop guarding interface %q: %w", n, err)
+			}
 		}
 	}
 	index := l.Attrs().Index
@@ -481,8 +541,8 @@ func (f *Fence) detach(n string) error {
 		return nil
 	}
 	delete(f.made, index)
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		if list, err := f.h.FilterList(l, parent); err != nil || len(list) > 0 {
+	for _, hook := range hooks {
+		if list, err := f.h.FilterList(l, hook); err != nil || len(list) > 0 {
 			return nil // somebody uses it
 		}
 	}
@@ -543,16 +603,23 @@ func Remove(log *slog.Logger) error {
 	var errs []error
 	for _, l := range links {
 		n := l.Attrs().Name
-		have, err := filters(h, l)
-		if err != nil && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, err)
+		var have []*netlink.BpfFilter
+		for _, hook := range hooks {
+			list, err := filters(h, l, hook)
+			if err != nil && !errors.Is(err, unix.ENODEV) {
+				errs = append(errs, err)
+			}
+			have = append(have, list...)
 		}
+		told := false
 		for _, b := range have {
 			if b.Name != name {
 				continue
 			}
 			switch err := h.FilterDel(b); {
+			case err == nil && told:
 			case err == nil:
+				told = true
 				log.Warn("the fence of an earlier process is removed: nobody keeps its leases any more", "interface", n)
 			case !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV):
 				errs = append(errs, fmt.Errorf("failed to remove the fence of an earlier process from interface %q: %w", n, err))
@@ -573,7 +640,5 @@ func (f *Fence) release() {
 			m.Close()
 		}
 	}
-	if f.prog != nil {
-		f.prog.Close()
-	}
+	f.unload()
 }

@@ -378,6 +378,83 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// vanish makes a connection to an address of which the director's TCP then knows nothing any more, and returns
+// the client's end.
+func (p *pair) vanish(l *net.TCPListener, a netip.Addr) *net.TCPConn {
+	p.t.Helper()
+	must(p.t, netns.Set(p.client))
+	c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, port)))
+	must(p.t, errors.Join(err, netns.Set(p.here)))
+	p.t.Cleanup(func() { c.Close() })
+	s, err := l.AcceptTCP()
+	must(p.t, err)
+	rc, err := s.SyscallConn()
+	must(p.t, err)
+	// A socket in repair mode is closed without a word (tcp_close() in net/ipv4/tcp.c).
+	must(p.t, rc.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, 1) }))
+	must(p.t, errors.Join(err, s.Close()))
+	return c
+}
+
+// The resets for connections that are not known here are kept back for a while, and only those.
+func TestHush(t *testing.T) {
+	p := newPair(t)
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{Port: port})
+	must(t, err)
+	defer l.Close()
+	f := p.open(Options{})
+	set(t, f)
+	must(t, f.Extend("web", Now()+time.Hour))
+	must(t, f.Extend("mail", Now()+time.Hour))
+
+	guarded := map[netip.Addr]*net.TCPConn{vip4: p.vanish(l, vip4), vip6: p.vanish(l, vip6)}
+	read := func(c *net.TCPConn, within time.Duration) error {
+		must(t, c.SetReadDeadline(time.Now().Add(within)))
+		_, err := c.Read(make([]byte, 1))
+		return err
+	}
+	must(t, f.Hush("web", time.Hour))
+	must(t, f.Extend("web", Now()+time.Hour)) // as with each renewal of the lease
+	for a, c := range guarded {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := read(c, quiet); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s, hushed: %v", a, err)
+		}
+	}
+	for _, a := range []netip.Addr{own4, other} {
+		c := p.vanish(l, a)
+		_, err := c.Write([]byte("x"))
+		must(t, err)
+		if err := read(c, patience); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s, not of the hushed group: %v", a, err)
+		}
+	}
+	must(t, netns.Set(p.client))
+	d := net.Dialer{Timeout: patience}
+	_, err = d.Dial("tcp", netip.AddrPortFrom(vip4, port+1).String())
+	must(t, netns.Set(p.here))
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("new connection to a port where nobody listens, hushed: %v", err)
+	}
+	must(t, f.Hush("web", 0))
+	for a, c := range guarded { // it has sent again
+		if err := read(c, 3*patience); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s, not hushed any more: %v", a, err)
+		}
+	}
+	must(t, f.Hush("web", time.Hour))
+	must(t, f.Drop("web"))
+	must(t, f.Extend("web", Now()+time.Hour))
+	c := p.vanish(l, vip4)
+	_, err = c.Write([]byte("x"))
+	must(t, err)
+	if err := read(c, patience); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("dropped and extended: %v", err)
+	}
+}
+
 // After the addresses are off for certain, what arrives is for a real server on this host.
 func TestHold(t *testing.T) {
 	p := newPair(t)
@@ -459,7 +536,7 @@ func TestRemove(t *testing.T) {
 		{FilterAttrs: netlink.FilterAttrs{Handle: handle, Priority: 2}, Name: name},
 	} {
 		foreign.LinkIndex, foreign.Parent, foreign.Protocol = l.Attrs().Index, netlink.HANDLE_MIN_INGRESS, unix.ETH_P_ALL
-		foreign.Fd, foreign.DirectAction = stranger.prog.FD(), true
+		foreign.Fd, foreign.DirectAction = stranger.sides[0].prog.FD(), true
 		if err := netlink.FilterAdd(&foreign); err != nil {
 			t.Fatalf("stranger %d: %v", i, err)
 		}
@@ -492,7 +569,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	foreign := p.open(Options{}) // its program does for a stranger's
 	must(t, netlink.FilterAdd(&netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
-		Fd:          foreign.prog.FD(), Name: "stranger", DirectAction: true,
+		Fd:          foreign.sides[0].prog.FD(), Name: "stranger", DirectAction: true,
 	}))
 	f := p.open(Options{})
 	set(t, f)
