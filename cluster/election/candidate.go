@@ -718,7 +718,7 @@ func (c *Core) preempt(g int) {
 		r.below = c.now
 		fallthrough
 	default:
-		if c.now-r.below >= c.cfg.PreemptDelay {
+		if c.now-r.below >= c.cfg.PreemptDelay && !c.noPreempt {
 			c.askHandOver(r, g, 0)
 		}
 	}

@@ -110,12 +110,14 @@ type Core struct {
 	grants      []grant
 
 	// As a candidate.
-	links    []link      // by voter
-	runs     []candidacy // by group
-	roundAt  time.Duration
-	round    time.Duration // when the last renewal of all active groups was sent
-	againAt  time.Duration // when those who have not answered it are asked again
-	contests []contest     // PriorityMode, by group
+	links   []link      // by voter
+	runs    []candidacy // by group
+	roundAt time.Duration
+	round   time.Duration // when the last renewal of all active groups was sent
+	againAt time.Duration // when those who have not answered it are asked again
+	// noPreempt: see HoldPreempt.
+	noPreempt bool
+	contests  []contest // PriorityMode, by group
 
 	// Collected during one call.
 	out     Output
@@ -185,6 +187,13 @@ func New(cfg Config, now time.Duration) (*Core, error) {
 func (c *Core) Receive(now time.Duration, from string, m Message) Output {
 	c.begin(now)
 	c.receive(from, &m)
+	return c.finish()
+}
+
+// HoldPreempt keeps this node from asking a lower one to hand over for as long as on is set, however long it is well.
+func (c *Core) HoldPreempt(now time.Duration, on bool) Output {
+	c.begin(now)
+	c.noPreempt = on
 	return c.finish()
 }
 

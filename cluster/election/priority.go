@@ -142,7 +142,7 @@ func (c *Core) hear(from string, m *Message) {
 				}
 			}
 			t.heard, t.heardAt, t.theirs = p, c.now, e.Epoch
-			overrule := c.cfg.PreemptDelay >= 0 && !c.better(from, m.Priority) && c.now-t.wellSince >= c.cfg.PreemptDelay && c.now >= r.restAt
+			overrule := c.cfg.PreemptDelay >= 0 && !c.noPreempt && !c.better(from, m.Priority) && c.now-t.wellSince >= c.cfg.PreemptDelay && c.now >= r.restAt
 			if r.phase == waiting && !overrule {
 				r.restAt = 0
 				t.takeAt = c.now + c.cfg.Lease + c.skew()

@@ -96,6 +96,34 @@ func TestPreempts(t *testing.T) {
 	n.want("g", "d1")
 }
 
+// A node that is to wait does not ask, however long it is well; one whom nobody has before it takes over all the same.
+func TestHoldPreempt(t *testing.T) {
+	for _, cfgs := range [][]Config{three(), priorities()} {
+		cfgs[0].PreemptDelay = time.Second
+		n := newNet(t, cfgs...)
+		d1 := n.core("d1")
+		n.do(d1, d1.SetEligible(n.now, "g", false, "test"))
+		n.run(3 * time.Second)
+		n.want("g", "d2")
+		n.do(d1, d1.HoldPreempt(n.now, true))
+		n.do(d1, d1.SetEligible(n.now, "g", true, ""))
+		n.run(n.now + 20*time.Second)
+		n.want("g", "d2")
+		n.do(d1, d1.HoldPreempt(n.now, false))
+		n.run(n.now + 2*time.Second)
+		n.want("g", "d1")
+		n.do(d1, d1.HoldPreempt(n.now, true))
+		n.do(d1, d1.StepDown(n.now, "g", ""))
+		n.run(n.now + 3*time.Second)
+		n.want("g", "d2")
+		n.down["d2"] = true
+		n.run(n.now + 10*time.Second)
+		if got := n.active("g"); !strings.Contains(got, "d1") {
+			t.Errorf("active: %q", got)
+		}
+	}
+}
+
 // Both halves know each other's voter lists for different ones: neither elects with the other.
 func TestOtherConfig(t *testing.T) {
 	cfgs := three()

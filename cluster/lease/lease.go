@@ -253,6 +253,11 @@ func (k *Keeper) SetVersions(ctx context.Context, stored, acked election.Version
 	return k.call(ctx, func(now time.Duration, c *election.Core) election.Output { return c.SetAcknowledged(now, acked) })
 }
 
+// HoldPreempt keeps this node from asking one of lower priority to hand over, or lets it.
+func (k *Keeper) HoldPreempt(ctx context.Context, on bool) error {
+	return k.call(ctx, func(now time.Duration, c *election.Core) election.Output { return c.HoldPreempt(now, on) })
+}
+
 // StepDown gives a group up in an orderly way, to successor unless it is empty.
 func (k *Keeper) StepDown(ctx context.Context, group, successor string) error {
 	return k.callGroup(ctx, group, func(now time.Duration, c *election.Core) election.Output {

@@ -85,6 +85,7 @@ type Options struct {
 	// hand over; negative: never.
 	PreemptDelay time.Duration
 	Sync         Sync
+	Trackers     []Tracker // beside those that every director has
 }
 
 // Raw is the mapping as it is written, for embedding in a file's raw struct.
@@ -101,6 +102,8 @@ type Raw struct {
 	Priority conf.Value                `yaml:"priority"`
 	Preempt  conf.Value                `yaml:"preempt"`
 	Sync     conf.At[rawSync]          `yaml:"sync"`
+
+	Trackers conf.At[[]conf.At[rawTracker]] `yaml:"trackers"`
 }
 
 type voter struct {
@@ -164,12 +167,13 @@ func Read(r *conf.Reader, raw conf.At[Raw], kind Kind, path string) *Options {
 		}
 	}
 	o.sync(in.In("sync"), &w.Sync.V)
+	o.trackers(in, w.Trackers)
 	if kind != Director {
 		for _, x := range []struct {
 			set   bool
 			pos   conf.Pos
 			field string
-		}{{w.Priority.Set, w.Priority.Pos, "priority"}, {w.Preempt.Set, w.Preempt.Pos, "preempt"}, {w.Sync.Set, w.Sync.Pos, "sync"}} {
+		}{{w.Priority.Set, w.Priority.Pos, "priority"}, {w.Preempt.Set, w.Preempt.Pos, "preempt"}, {w.Sync.Set, w.Sync.Pos, "sync"}, {w.Trackers.Set, w.Trackers.Pos, "trackers"}} {
 			if x.set {
 				in.Errorf(x.pos, x.field, "is for directors only")
 			}

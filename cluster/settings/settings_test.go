@@ -90,6 +90,37 @@ func TestComplaints(t *testing.T) {
 	}
 }
 
+func TestTrackers(t *testing.T) {
+	o, err := read(t, Director, "cluster: {name: d1, key_file: /k, trackers: [{name: a, command: [/bin/a, -x]}, {name: b, command: [/bin/b], every: 10s, timeout: 3s, user: root, fall: 1, rise: 5}], "+three+"}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprintf("%+v", o.Trackers), "[{Name:a Command:[/bin/a -x] Every:2s Timeout:1s User:nobody Fall:2 Rise:2} {Name:b Command:[/bin/b] Every:10s Timeout:3s User:root Fall:1 Rise:5}]"; got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	plain, _ := read(t, Director, "cluster: {name: d1, key_file: /k, "+three+"}")
+	if plain.Trackers != nil || plain.Fingerprint() != o.Fingerprint() {
+		t.Error("trackers are a director's own business")
+	}
+	for in, want := range map[string]string{
+		"[{command: [/bin/a]}]":         "1:46: cluster: trackers[0]: name: is required",
+		"[{name: a}]":                   "1:46: cluster: trackers[0]: command: is required: the program and its arguments, such as [/etc/drover/check-uplink, eth1]",
+		"[{name: a, command: [bin/a]}]": `1:66: cluster: trackers[0]: command: "bin/a" must be an absolute path`,
+		"[{name: a, command: [/a]}, {name: a, command: [/a]}]":       `1:79: cluster: trackers[1]: name: "a" is a tracker already in line 1`,
+		"[{name: a, command: [/a], timeout: 1ms}]":                   "1:80: cluster: trackers[0]: timeout: 1ms is out of range: must be between 10ms and 1h0m0s",
+		"[{name: a, command: [/a], rise: 0}]":                        "1:77: cluster: trackers[0]: rise: 0 is out of range: must be between 1 and 100",
+		`[{name: a, command: [/a], user: ""}]`:                       "1:77: cluster: trackers[0]: user: must name a user; the default is nobody",
+		"[" + strings.Repeat("{name: a, command: [/a]}, ", 33) + "]": "1:45: cluster: trackers: 33: at most 32",
+	} {
+		if _, err := read(t, Director, "cluster: {name: d1, key_file: /k, trackers: "+in+", "+three+"}"); err == nil || err.Error() != "f.yaml:"+want {
+			t.Errorf("%s\n got %v\nwant %s", in, err, want)
+		}
+	}
+	if _, err := read(t, RealServer, "cluster: {name: w, key_file: /k, trackers: [{name: a, command: [/a]}], "+three+"}"); err == nil || !strings.HasSuffix(err.Error(), "trackers: is for directors only") {
+		t.Errorf("real server: %v", err)
+	}
+}
+
 func TestFingerprintTellsVotersApart(t *testing.T) {
 	a, _ := read(t, Director, "cluster: {name: d1, key_file: /k, "+three+"}")
 	b, _ := read(t, RealServer, "cluster: {name: w, key_file: /k, "+three+"}")

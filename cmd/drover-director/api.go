@@ -146,7 +146,7 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 	}
 	slices.Sort(out.Warnings)
 	m.mu.Unlock()
-	sync, conns := m.syncReport(ctx)
+	sync, conns, _ := m.kernelReport(ctx)
 	out.Sync = *sync
 	active := make(map[string]string) // group: as directors announce it
 	for _, x := range m.node.Members() {

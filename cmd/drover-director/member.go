@@ -99,6 +99,10 @@ type member struct {
 	draining, drained []string      // members of pools that ask for it; those for which that is in the kernel
 	pooled            []spec.Member
 	trouble           map[string]string // of interfaces
+	hindrances        map[string]string // what keeps this director from being active, by tracker
+	barred            map[string]bar    // groups that it leaves to others for a while
+	reached           api.Reach         // when real servers were last tried
+	held              bool              // it does not preempt yet
 	maintenance       bool
 	unfit             string               // why the replicated specification is not in force here
 	strangers         map[string]time.Time // nodes whose files differ in what has to be the same
@@ -169,7 +173,7 @@ func newMember(o memberOptions) (*member, error) {
 	m := &member{
 		log: o.log, opts: c, fence: o.fence, words: o.words, ann: o.ann, events: newEvents(o.log), start: time.Now(),
 		seats: make(map[string]*seat), retrack: make(chan struct{}, 1), retell: make(chan struct{}, 1),
-		ready: make(chan struct{}), path: o.path, own: o.file, trouble: make(map[string]string), stored: make(chan struct{}), strangers: make(map[string]time.Time),
+		ready: make(chan struct{}), path: o.path, own: o.file, trouble: make(map[string]string), hindrances: make(map[string]string), barred: make(map[string]bar), stored: make(chan struct{}), strangers: make(map[string]time.Time),
 	}
 	for _, g := range c.Groups {
 		m.seats[g] = &seat{group: g, wake: make(chan struct{}, 1), since: m.start, changed: make(chan struct{}),
@@ -305,6 +309,10 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 		m.qualify() // without VIPs there is no interface to wait for
 		track(ctx, m.log, m.interfaces, m.retrack, m.judge)
 	})
+	for i := range m.opts.Trackers {
+		group.Go(func() { m.script(ctx, &m.opts.Trackers[i]) })
+	}
+	group.Go(func() { m.reach(ctx) })
 	group.Go(func() { m.follow(ctx) })
 	group.Go(func() { m.tell(ctx) })
 	if m.rep != nil {
@@ -380,6 +388,9 @@ func (m *member) sit(ctx context.Context, s *seat) {
 		}
 		switch r.Role {
 		case election.Active:
+			if _, since, _ := s.get(); err != nil && time.Since(since) >= stuckAfter && m.stuck(ctx, s.group, err) {
+				break
+			}
 			// The controller may have silenced the group, late for an earlier role, after the lease was won.
 			if until, ok := m.keeper.Until(s.group); ok {
 				m.extended(s.group, until)
@@ -522,6 +533,10 @@ func (m *member) qualify() {
 			reasons[g] = m.unfit
 			continue
 		}
+		if why := m.hindranceLocked(g); why != "" {
+			reasons[g] = why
+			continue
+		}
 		for _, v := range m.base.Spec.VIPs {
 			name := cmp.Or(v.Interface, m.base.Director.Interface)
 			why, known := m.trouble[name]
@@ -648,7 +663,7 @@ func (m *member) setFile(ctx context.Context, f *spec.File) error {
 		return errors.New("who and what the cluster is (cluster: name, label, voters, groups, mode, lease; whether vips and services are in the file) changes at a restart only")
 	}
 	if !reflect.DeepEqual(f.Cluster, m.opts) {
-		m.events.add(slog.LevelWarn, "reload", "what the file says in cluster: beside the keys that all nodes share takes effect at the next start (address, key_file, join, priority, preempt, sync)")
+		m.events.add(slog.LevelWarn, "reload", "what the file says in cluster: beside the keys that all nodes share takes effect at the next start (address, key_file, join, priority, preempt, trackers, sync)")
 	}
 	if g, ok := m.fence.(interface{ SetHold(time.Duration) error }); ok {
 		if err := g.SetHold(f.Director.VIPLifetime + time.Second); err != nil {
@@ -697,13 +712,20 @@ func (m *member) tell(ctx context.Context) {
 func (m *member) announcement(ctx context.Context) *api.Director {
 	m.mu.Lock()
 	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools(), Drained: slices.Clone(m.drained)}
+	if m.reached.Asked > 0 {
+		r := m.reached
+		d.Reach = &r
+	}
 	m.mu.Unlock()
 	for _, g := range m.opts.Groups {
 		if r, _, _ := m.seats[g].get(); r.Role == election.Active {
 			d.Active = append(d.Active, g)
 		}
 	}
-	d.Sync, d.Conns = m.syncReport(ctx)
+	d.Sync, d.Conns, d.TableError = m.kernelReport(ctx)
+	m.judgeTable(d.TableError)
+	d.Unfit = m.unfitFor(ctx)
+	m.patience(ctx, d.Conns)
 	if list, err := net.Interfaces(); err == nil {
 		for _, i := range list {
 			if len(i.HardwareAddr) == 6 {
@@ -723,15 +745,16 @@ func syncOptions(o *settings.Options) *controller.Sync {
 	return &controller.Sync{Interface: s.Interface, ID: s.ID, Group: s.Group, Port: s.Port, TTL: s.TTL, MaxLen: s.MaxLen}
 }
 
-// syncReport says which sync daemons run, and how many connections this director knows of.
-func (m *member) syncReport(ctx context.Context) (*api.SyncReport, *api.Conns) {
+// kernelReport says which sync daemons run, how many connections this director knows of, and why its table cannot be
+// read or changed.
+func (m *member) kernelReport(ctx context.Context) (*api.SyncReport, *api.Conns, string) {
 	r := &api.SyncReport{Enabled: m.opts.Sync.Enabled}
 	ctx, cancel := context.WithTimeout(ctx, roleTimeout)
 	defer cancel()
 	st, err := m.controller.Status(ctx)
 	if err != nil {
 		r.Error = err.Error()
-		return r, nil
+		return r, nil, ""
 	}
 	if st.Sync != nil {
 		r.Error = st.Sync.Error
@@ -742,9 +765,9 @@ func (m *member) syncReport(ctx context.Context) (*api.SyncReport, *api.Conns) {
 		slices.Sort(r.Roles)
 	}
 	if st.Connections == nil {
-		return r, nil
+		return r, nil, st.Reconcile.Error
 	}
-	return r, &api.Conns{Active: st.Connections.Active, Inactive: st.Connections.Inactive}
+	return r, &api.Conns{Active: st.Connections.Active, Inactive: st.Connections.Inactive}, st.Reconcile.Error
 }
 
 // directors are the peers of the replicated specification.

@@ -99,6 +99,17 @@ type Director struct {
 	MACs   []string                `json:"macs,omitempty"`
 	// Drained are the members of pools that asked to be drained and get no new connections from this director.
 	Drained []string `json:"drained,omitempty"`
+	// Unfit are the groups that it could not have, with why.
+	Unfit map[string]string `json:"unfit,omitempty"`
+	Reach *Reach            `json:"reach,omitempty"`
+	// TableError is why its IPVS table cannot be read or changed.
+	TableError string `json:"table_error,omitempty"`
+}
+
+// Reach says how many real servers answered a director when it last tried some of them.
+type Reach struct {
+	Asked   int `json:"asked"`
+	Reached int `json:"reached"`
 }
 
 // Conns counts the connections in a director's kernel.
