@@ -90,6 +90,7 @@ faults: kernel
 
 soak: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
+	DROVER_SOAK_PACKETS=1000000 $(GO) test -count=1 -run Flood -timeout 10m ./cluster
 	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -timeout 14m -tags lab ./examples || exit 1; done
 
 lint:

@@ -19,6 +19,7 @@ type logAdapter struct {
 	log     *slog.Logger
 	metrics *metrics
 	now     func() time.Time
+	refused *refusals
 
 	mu      sync.Mutex // guards everything below
 	classes map[string]*logClass
@@ -29,12 +30,12 @@ type logClass struct {
 	omitted int
 }
 
-func newLogAdapter(log *slog.Logger, m *metrics, now func() time.Time) *logAdapter {
-	return &logAdapter{log: log, metrics: m, now: now, classes: make(map[string]*logClass)}
+func newLogAdapter(log *slog.Logger, m *metrics, now func() time.Time, refused *refusals) *logAdapter {
+	return &logAdapter{log: log, metrics: m, now: now, refused: refused, classes: make(map[string]*logClass)}
 }
 
-// refusals are the beginnings of memberlist's lines about packets of strangers.
-var refusals = []struct{ prefix, reason string }{
+// refusalLines are the beginnings of memberlist's lines about packets of strangers.
+var refusalLines = []struct{ prefix, reason string }{
 	{"Decrypt packet failed", refuseDecrypt},
 	{"failed to receive: no installed keys could decrypt", refuseDecrypt},
 	{"failed to receive: unsupported encryption version", refuseDecrypt},
@@ -73,9 +74,10 @@ func (a *logAdapter) Write(line []byte) (int, error) {
 	}
 	text = strings.TrimPrefix(text, "memberlist: ")
 	a.metrics.log.WithLabelValues(strings.ToLower(level.String())).Inc()
-	for _, r := range refusals {
+	for _, r := range refusalLines {
 		if strings.HasPrefix(text, r.prefix) {
 			a.metrics.refused.WithLabelValues(r.reason).Inc()
+			a.refused.add(r.reason, text, a.now())
 			break
 		}
 	}

@@ -44,8 +44,11 @@ type Node struct {
 	log     *slog.Logger
 	metrics *metrics
 	ready   chan struct{}
-	keys    *keyring
-	alive   atomic.Int64 // members, at least 1
+
+	refusals refusals
+
+	keys  *keyring
+	alive atomic.Int64 // members, at least 1
 
 	ml      atomic.Pointer[memberlist.Memberlist]
 	running context.Context // of Run; set before ml
@@ -161,7 +164,7 @@ func (n *Node) config(t memberlist.NodeAwareTransport) *memberlist.Config {
 	c.RequireNodeNames = false
 	c.Keyring = n.keys.ring
 	c.Delegate, c.Events, c.Alive, c.Conflict = gossip{n}, gossip{n}, gossip{n}, gossip{n}
-	c.Logger = log.New(newLogAdapter(n.log, n.metrics, n.opt.now), "", 0)
+	c.Logger = log.New(newLogAdapter(n.log, n.metrics, n.opt.now, &n.refusals), "", 0)
 	return c
 }
 

@@ -361,7 +361,7 @@ func TestLogIsCoalesced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newLogAdapter(slog.New(slog.NewTextHandler(&out, nil)), m, func() time.Time { return now })
+	a := newLogAdapter(slog.New(slog.NewTextHandler(&out, nil)), m, func() time.Time { return now }, &refusals{})
 	for i := range 10_000 {
 		fmt.Fprintf(a, "[ERR] memberlist: Decrypt packet failed: unsupported encryption version %d from=10.0.0.%d:1\n", i, i)
 		fmt.Fprintf(a, "[ERR] memberlist: discarding packet with unacceptable label %q: from=10.0.0.1:1\n", fmt.Sprint(i))

@@ -231,6 +231,17 @@ func TestFlood(t *testing.T) {
 		}
 	}
 	await(t, "all packets counted", a, func() bool { return int(a.metric(t, metricRefused)) >= packets*999/1000 })
+	told := make(map[string]Refusal)
+	for _, r := range a.Refused() {
+		told[r.Reason] = r
+	}
+	if r := told[refuseDecrypt]; !r.Alarming() || float64(r.Count) != a.metric(t, metricRefused, "reason", refuseDecrypt) || r.Count < uint64(packets/5) ||
+		r.From != conn.LocalAddr().String() || !strings.Contains(r.String(), "packets could not be decrypted, the last from 127.0.0.1:") || time.Since(r.Last) > time.Minute {
+		t.Errorf("told of %+v: %s", r, r)
+	}
+	if r := told[refuseLabel]; !r.Alarming() || r.Count < uint64(packets/5) {
+		t.Errorf("told of %+v: %s", r, r)
+	}
 	if n := runtime.NumGoroutine(); n > goroutines+50 {
 		t.Errorf("%d goroutines, %d before", n, goroutines)
 	}

@@ -130,6 +130,9 @@ func body(r *http.Request, out any) error {
 	return nil
 }
 
+// refusedFor is for how long it is told that packets were refused.
+const refusedFor = time.Hour
+
 // cluster tells all that this director knows.
 func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 	m.mu.Lock()
@@ -240,6 +243,11 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 	}
 	for _, x := range m.node.Conflicts() {
 		out.Warnings = append(out.Warnings, x.String())
+	}
+	for _, x := range m.node.Refused() {
+		if ago := time.Since(x.Last); x.Alarming() && ago < refusedFor {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("%s; %s ago", x, ago.Round(time.Second)))
+		}
 	}
 	for _, x := range m.watch.Conflicts() {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("%s claims %s on %s, which this director has leased: %d times, last %s ago",
