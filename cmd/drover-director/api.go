@@ -32,8 +32,9 @@ import (
 const maxWait = 20 * time.Second
 
 // handler answers at the socket. m is nil for a director that is alone.
-func handler(c *controller.Controller, m *member, reg *prometheus.Registry) http.Handler {
+func handler(c *controller.Controller, m *member, reg *prometheus.Registry, d *desk) http.Handler {
 	mux := http.NewServeMux()
+	d.register(mux)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
 		defer cancel()
@@ -259,8 +260,6 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 	return out, nil
 }
 
-var errNotReplicated = &api.Error{Status: http.StatusConflict, Text: "VIPs and services are in this director's own file, so that is where they are changed; without them there, directors replicate them"}
-
 // orderer finds out who orders changes; self if it is this director. During an election it waits for the outcome.
 func (m *member) orderer(ctx context.Context) (name string, epoch uint64, err error) {
 	end := time.Now().Add(settleTimeout)
@@ -318,7 +317,7 @@ func (m *member) serveRollback(ctx context.Context, r *http.Request) (any, error
 // change makes a change here, or has the active director make it.
 func (m *member) change(ctx context.Context, f forwarded) (*api.Changed, error) {
 	if m.rep == nil {
-		return nil, errNotReplicated
+		return nil, inFile(m.path)
 	}
 	who, epoch, err := m.orderer(ctx)
 	if err != nil {
@@ -459,7 +458,7 @@ func clip(s string, most int) string {
 
 func (m *member) serveHistory(context.Context, *http.Request) (any, error) {
 	if m.rep == nil {
-		return nil, errNotReplicated
+		return nil, inFile(m.path)
 	}
 	l := m.rep.Log()
 	out := []api.Entry{}
@@ -471,7 +470,7 @@ func (m *member) serveHistory(context.Context, *http.Request) (any, error) {
 
 func (m *member) serveEntry(_ context.Context, r *http.Request) (any, error) {
 	if m.rep == nil {
-		return nil, errNotReplicated
+		return nil, inFile(m.path)
 	}
 	v, err := replica.ParseVersion(r.PathValue("version"))
 	if err != nil {

@@ -94,8 +94,8 @@ func TestBody(t *testing.T) {
 
 // A director that is alone says so.
 func TestHandlerAlone(t *testing.T) {
-	h := handler(nil, nil, prometheus.NewRegistry())
-	for _, path := range []string{"/v1/cluster", "/v1/events", "/v1/spec"} {
+	h := handler(nil, nil, prometheus.NewRegistry(), &desk{path: "/etc/drover/director.yaml"})
+	for _, path := range []string{"/v1/cluster", "/v1/events", "/v1/history"} {
 		if status, got := request(h, "GET", path, ""); status != 404 || got != `{"error":"this director is not part of a cluster: its file has no cluster mapping"}` {
 			t.Errorf("%s: %d %s", path, status, got)
 		}
@@ -105,6 +105,7 @@ func TestHandlerAlone(t *testing.T) {
 // What is wrong with a request is said before anybody else is asked.
 func TestHandlerRefuses(t *testing.T) {
 	m := &member{
+		path: "/etc/drover/director.yaml",
 		opts: &settings.Options{Name: "d1", Groups: []string{"blue", "green"}, Voters: []settings.Voter{
 			{Name: "d1", Address: netip.MustParseAddrPort("10.0.0.1:1"), Director: true}, {Name: "d2", Address: netip.MustParseAddrPort("10.0.0.2:1"), Director: true}, {Name: "w"}}},
 		events: newEvents(slog.New(slog.DiscardHandler)),
@@ -112,7 +113,7 @@ func TestHandlerRefuses(t *testing.T) {
 	}
 	m.seats["blue"] = &seat{}
 	m.events.add(slog.LevelInfo, "a", "one")
-	h := handler(nil, m, prometheus.NewRegistry())
+	h := handler(nil, m, prometheus.NewRegistry(), &desk{member: m})
 	for _, tc := range []struct {
 		method, target, content string
 		status                  int
@@ -129,10 +130,10 @@ func TestHandlerRefuses(t *testing.T) {
 		{"POST", "/v1/maintenance", `{"on": "yes"}`, 400, "the request makes no sense: "},
 		{"POST", "/v1/keys", `{"op": "steal"}`, 400, `"steal" is not one of: list, add, use, remove`},
 		{"PUT", "/v1/spec", "x", 400, "the request makes no sense: "},
-		{"PUT", "/v1/spec", "{}", 409, errNotReplicated.Text},
-		{"GET", "/v1/history", "", 409, errNotReplicated.Text},
-		{"GET", "/v1/history/1.1", "", 409, errNotReplicated.Text},
-		{"POST", "/v1/history/1.1/rollback", "{}", 409, errNotReplicated.Text},
+		{"PUT", "/v1/spec", "{}", 422, "VIPs and services stand in this director's own file: edit /etc/drover/director.yaml, "},
+		{"GET", "/v1/history", "", 422, "VIPs and services stand in this director's own file: edit /etc/drover/director.yaml, "},
+		{"GET", "/v1/history/1.1", "", 422, "VIPs and services stand in this director's own file: edit /etc/drover/director.yaml, "},
+		{"POST", "/v1/history/1.1/rollback", "{}", 422, "VIPs and services stand in this director's own file: edit /etc/drover/director.yaml, "},
 	} {
 		status, got := request(h, tc.method, tc.target, tc.content)
 		var e api.Error
@@ -147,7 +148,7 @@ func TestHandlerRefuses(t *testing.T) {
 			t.Errorf("%s: %d %s", target, status, got)
 		}
 	}
-	for _, target := range []string{"/v1/spec", "/v1/handover", "/v1/maintenance", "/v1/keys", "/v2/x"} {
+	for _, target := range []string{"/v1/handover", "/v1/maintenance", "/v1/keys", "/v2/x"} {
 		if status, _ := request(h, "GET", target, ""); status != 405 && status != 404 {
 			t.Errorf("GET %s: %d", target, status)
 		}

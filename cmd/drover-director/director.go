@@ -18,6 +18,7 @@ import (
 	"github.com/drover-lb/drover/arp"
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cmd/internal/app"
+	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/controller"
 	"github.com/drover-lb/drover/controller/fence"
@@ -130,6 +131,12 @@ func director(ctx context.Context, opts options) error {
 		ready = m.ready
 	}
 
+	d := &desk{controller: c, member: m, kernel: k, path: opts.config}
+	d.alone.Store(file)
+	if m != nil {
+		m.node.HandleRequest(gossip.KindTable, d.serveTable)
+	}
+
 	// What the controller needs on its way out outlives it.
 	group, groupCtx := errgroup.WithContext(ctx)
 	rest, stopRest := context.WithCancel(context.WithoutCancel(ctx))
@@ -141,7 +148,7 @@ func director(ctx context.Context, opts options) error {
 			return err
 		}
 		helpers.Go(func() error {
-			err := app.Serve(rest, l, handler(c, m, registry))
+			err := app.Serve(rest, l, handler(c, m, registry, d))
 			if err != nil {
 				log.Error("the status socket is closed", "error", err)
 			}
@@ -176,7 +183,7 @@ func director(ctx context.Context, opts options) error {
 	} else {
 		group.Go(func() error { return c.Run(controllerCtx) })
 	}
-	r := &reloader{path: opts.config, log: log, controller: c, member: m, notifier: opts.notifier, socket: file.Director.Socket}
+	r := &reloader{path: opts.config, log: log, controller: c, member: m, desk: d, notifier: opts.notifier, socket: file.Director.Socket}
 	changed := make(chan struct{}, 1)
 	group.Go(func() error {
 		app.Watch(groupCtx, opts.config, log, func() {
@@ -223,6 +230,7 @@ type reloader struct {
 	log        *slog.Logger
 	controller *controller.Controller
 	member     *member // nil: alone
+	desk       *desk
 	notifier   *app.Notifier
 	socket     string // in use
 	ready      bool
@@ -256,7 +264,9 @@ func (r *reloader) reload(ctx context.Context, why string) {
 	case f.Cluster != nil:
 		err = errors.New("a director that is alone joins a cluster at its next start only")
 	default:
-		err = r.controller.SetFile(ctx, f, r.path)
+		if err = r.controller.SetFile(ctx, f, r.path); err == nil {
+			r.desk.alone.Store(f)
+		}
 	}
 	if err != nil {
 		if ctx.Err() == nil {

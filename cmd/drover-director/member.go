@@ -98,11 +98,12 @@ type member struct {
 	source            api.Spec      // of base
 	draining, drained []string      // members of pools that ask for it; those for which that is in the kernel
 	pooled            []spec.Member
-	trouble           map[string]string // of interfaces
-	hindrances        map[string]string // what keeps this director from being active, by tracker
-	barred            map[string]bar    // groups that it leaves to others for a while
-	reached           api.Reach         // when real servers were last tried
-	held              bool              // it does not preempt yet
+	since             map[serverState]time.Time // of what is given to the controller
+	trouble           map[string]string         // of interfaces
+	hindrances        map[string]string         // what keeps this director from being active, by tracker
+	barred            map[string]bar            // groups that it leaves to others for a while
+	reached           api.Reach                 // when real servers were last tried
+	held              bool                      // it does not preempt yet
 	maintenance       bool
 	unfit             string               // why the replicated specification is not in force here
 	strangers         map[string]time.Time // nodes whose files differ in what has to be the same
@@ -640,6 +641,7 @@ func (m *member) give(ctx context.Context) {
 	defer m.giving.Unlock()
 	m.mu.Lock()
 	f, drained := m.effective(), slices.Clone(m.draining)
+	m.since = sinceOf(m.since, &f.Spec, time.Now())
 	m.mu.Unlock()
 	err := m.controller.SetFile(ctx, f, m.path)
 	if err == nil && len(drained) > 0 {

@@ -31,9 +31,11 @@ const (
 // clusterTimeout bounds one question to a director.
 const clusterTimeout = 15 * time.Second
 
-var directorFlag = &cli.StringFlag{Name: "director", EnvVars: []string{"DROVER_DIRECTOR"}, Value: api.DefaultSocket, Usage: "ask the director at `ADDRESS`: the path of its socket, or http://HOST:PORT"}
+var directorFlag = &cli.StringFlag{Name: "director", EnvVars: []string{"DROVER_DIRECTOR"}, Value: api.DefaultSocket, Usage: "ask the director at `ADDRESS`: the path of its socket, or http://127.0.0.1:PORT for a tunnel to it"}
 
-var outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "print as `FORMAT`: text, json"}
+var outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "print as `FORMAT`: text, json, yaml"}
+
+var eventFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "print as `FORMAT`: text, json"}
 
 var groupFlag = &cli.StringFlag{Name: "group", Aliases: []string{"g"}, Usage: "only this `GROUP` of VIPs; default all"}
 
@@ -41,14 +43,14 @@ func clusterCommands() []*cli.Command {
 	return []*cli.Command{
 		{
 			Name: "status", Usage: "show who is active, since when and why, and how the cluster is",
-			UsageText: "drover status [-o text|json] [--director ADDRESS]",
+			UsageText: "drover status [-o FORMAT] [--director ADDRESS]",
 			Flags:     []cli.Flag{directorFlag, outputFlag},
 			Action:    ask(0, 0, statusAction),
 		},
 		{
 			Name: "members", Usage: "list the nodes of the cluster",
-			UsageText: "drover members [-o text|json] [--director ADDRESS]",
-			Flags:     []cli.Flag{directorFlag, outputFlag},
+			UsageText: "drover members [-o FORMAT] [--director ADDRESS]",
+			Flags:     []cli.Flag{directorFlag, formatFlag},
 			Action:    ask(0, 0, membersAction),
 		},
 		{
@@ -101,7 +103,7 @@ func clusterCommands() []*cli.Command {
 		},
 		{
 			Name: "history", Usage: "list the changes of the specification, the newest first",
-			UsageText:   "drover history [-o text|json] [--director ADDRESS] [VERSION]",
+			UsageText:   "drover history [-o FORMAT] [--director ADDRESS] [VERSION]",
 			Description: "With a version, prints that specification.",
 			Flags:       []cli.Flag{directorFlag, outputFlag},
 			Action:      ask(0, 1, historyAction),
@@ -122,7 +124,7 @@ func clusterCommands() []*cli.Command {
 		{
 			Name: "events", Usage: "list what happened in the cluster, as this director saw it",
 			UsageText: "drover events [--watch] [-o text|json] [--director ADDRESS]",
-			Flags:     []cli.Flag{directorFlag, outputFlag, &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on until interrupted"}},
+			Flags:     []cli.Flag{directorFlag, eventFlag, &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on until interrupted"}},
 			Action:    ask(0, 0, eventsAction),
 		},
 		keysCommand(),
@@ -134,17 +136,12 @@ func ask(least, most int, f func(context.Context, *cli.Context, *api.Client) err
 	return func(c *cli.Context) error {
 		switch n := c.NArg(); {
 		case n > most:
-			for _, a := range c.Args().Slice() {
-				if strings.HasPrefix(a, "-") {
-					return cli.Exit(fmt.Sprintf("%s: options, such as %s, go before the other arguments (usage: %s)", c.Command.Name, a, c.Command.UsageText), 2)
-				}
-			}
 			return cli.Exit(fmt.Sprintf("%s: unexpected argument %q (usage: %s)", c.Command.Name, c.Args().Get(most), c.Command.UsageText), 2)
 		case n < least:
 			return cli.Exit(fmt.Sprintf("%s: an argument is missing (usage: %s)", c.Command.Name, c.Command.UsageText), 2)
 		}
-		if o := c.String("output"); o != "" && o != "text" && o != "json" {
-			return cli.Exit(fmt.Sprintf("%s: output %q is not one of: text, json", c.Command.Name, o), 2)
+		if err := checkFormat(c); err != nil {
+			return err
 		}
 		d, err := api.NewClient(c.String("director"))
 		if err != nil {
@@ -203,8 +200,8 @@ func statusAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 	if err := d.Do(ctx, "GET", "/v1/cluster", nil, &st); err != nil {
 		return err
 	}
-	if c.String("output") == "json" {
-		return printJSON(c.App.Writer, &st)
+	if done, err := printAs(c.App.Writer, c.String("output"), &st); done {
+		return err
 	}
 	return printStatus(c.App.Writer, &st, time.Now())
 }
@@ -346,8 +343,14 @@ func membersAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 	if err := d.Do(ctx, "GET", "/v1/cluster", nil, &st); err != nil {
 		return err
 	}
-	if c.String("output") == "json" {
-		return printJSON(c.App.Writer, st.Members)
+	if done, err := printAs(c.App.Writer, c.String("output"), st.Members); done {
+		return err
+	}
+	if c.String("output") == asName {
+		for _, m := range st.Members {
+			fmt.Fprintln(c.App.Writer, m.Name)
+		}
+		return nil
 	}
 	t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "NAME\tROLE\tADDRESS\tSTATE\tSINCE\tVOTER\tVERSION\n")
@@ -422,8 +425,8 @@ func historyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 		if err := d.Do(ctx, "GET", "/v1/history/"+url.PathEscape(v), nil, &e); err != nil {
 			return err
 		}
-		if c.String("output") == "json" {
-			return printJSON(c.App.Writer, &e)
+		if done, err := printAs(c.App.Writer, c.String("output"), &e); done {
+			return err
 		}
 		_, err := io.WriteString(c.App.Writer, e.Content)
 		return err
@@ -432,8 +435,8 @@ func historyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 	if err := d.Do(ctx, "GET", "/v1/history", nil, &list); err != nil {
 		return err
 	}
-	if c.String("output") == "json" {
-		return printJSON(c.App.Writer, list)
+	if done, err := printAs(c.App.Writer, c.String("output"), list); done {
+		return err
 	}
 	t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "VERSION\tWHEN\tWHO\tBY\tWHAT\n")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -30,7 +31,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	commands := append([]*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand()}, clusterCommands()...)
+	commands := append([]*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand()}, clusterCommands()...)
 	usageErrors(commands)
 	app := &cli.App{
 		Name:                   "drover",
@@ -44,8 +45,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 		Reader:                 in,
 		Writer:                 out,
 		ErrWriter:              errs,
+		Metadata:               map[string]any{"typed": typed(args)},
 	}
-	err := app.RunContext(ctx, args)
+	err := app.RunContext(ctx, arrange(app, args))
 	if err == nil {
 		return 0
 	}
@@ -60,7 +62,39 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	return status
 }
 
-func usageError(_ *cli.Context, err error, _ bool) error { return cli.Exit(err, 2) }
+// typed is the command line as it goes into the history.
+func typed(args []string) string {
+	return strings.Join(append([]string{"drover"}, args[min(1, len(args)):]...), " ")
+}
+
+// usageError refuses options, and says which one may have been meant.
+func usageError(c *cli.Context, err error, _ bool) error {
+	name, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !unknown {
+		return cli.Exit(err, 2)
+	}
+	flags, help := c.App.Flags, c.App.Name
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != c.App.Name {
+		flags, help = c.Command.Flags, c.Command.HelpName
+	}
+	var names []string
+	for _, f := range flags {
+		for _, n := range f.Names() {
+			if len(n) > 1 {
+				names = append(names, n)
+			}
+		}
+	}
+	dashes := "--"
+	if len(name) == 1 {
+		dashes = "-"
+	}
+	meant := nearest(strings.TrimPrefix(name, "-"), names)
+	if meant != "" {
+		meant = ", did you mean --" + meant + "?"
+	}
+	return cli.Exit(fmt.Sprintf("there is no option %s%s%s (%s --help lists them)", dashes, strings.TrimPrefix(name, "-"), meant, help), 2)
+}
 
 // usageErrors gives wrong options and unknown commands the exit status 2 at every level, which the library does not.
 func usageErrors(commands []*cli.Command) {
@@ -79,7 +113,15 @@ func usageErrors(commands []*cli.Command) {
 // status 3, which is [exitNoDirector] here.
 func unknownCommand(c *cli.Context) error {
 	if c.Args().Present() {
-		return cli.Exit(fmt.Sprintf("there is no command %q (%s --help lists them)", c.Args().First(), c.Command.HelpName), 2)
+		list := c.Command.Subcommands
+		if len(list) == 0 {
+			list = c.App.Commands
+		}
+		var names []string
+		for _, x := range list {
+			names = append(names, x.Names()...)
+		}
+		return cli.Exit(fmt.Sprintf("there is no command %q%s (%s --help lists them)", c.Args().First(), didYouMean(c.Args().First(), names), c.Command.HelpName), 2)
 	}
 	if c.Command.Name == c.App.Name {
 		return cli.ShowAppHelp(c)

@@ -548,3 +548,9 @@ func forwardName(f ipvs.Forward) string {
 	}
 	return f.String()
 }
+
+// SchedulerFlag returns the flag of a name such as sh-port.
+func SchedulerFlag(name string) (ipvs.Flags, bool) {
+	f, ok := schedulerFlags[name]
+	return f.bit, ok
+}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -46,10 +47,15 @@ type Client struct {
 	http  *http.Client
 }
 
-// NewClient returns a client for a socket's path, or for an http URL.
+// NewClient returns a client for a socket's path, also as unix:///PATH, or for an http URL of this host: who may
+// ask is decided by the rights of the socket, so that is how far a director listens. Another host's socket can be
+// had by a tunnel, such as ssh -L 8080:/run/drover/director.sock.
 func NewClient(where string) (*Client, error) {
 	if where == "" {
 		where = DefaultSocket
+	}
+	if path, ok := strings.CutPrefix(where, "unix://"); ok && strings.HasPrefix(path, "/") {
+		where = path
 	}
 	if strings.HasPrefix(where, "/") {
 		d := &net.Dialer{Timeout: 2 * time.Second}
@@ -59,7 +65,10 @@ func NewClient(where string) (*Client, error) {
 	}
 	u, err := url.Parse(where)
 	if err != nil || u.Scheme != "http" || u.Host == "" {
-		return nil, fmt.Errorf("director %q is neither the path of a socket nor http://HOST:PORT", where)
+		return nil, fmt.Errorf("director %q is neither the path of a socket nor http://127.0.0.1:PORT", where)
+	}
+	if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("director %q is on another host: directors listen at their sockets only; ssh -L 8080:%s HOST makes a tunnel, and --director http://127.0.0.1:8080 uses it", where, DefaultSocket)
 	}
 	return &Client{where: where, base: strings.TrimSuffix(where, "/"), http: &http.Client{}}, nil
 }

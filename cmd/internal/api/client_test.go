@@ -28,9 +28,19 @@ func serve(t *testing.T, h http.HandlerFunc) (*Client, *httptest.Server) {
 }
 
 func TestNewClientComplains(t *testing.T) {
-	for _, where := range []string{"director.sock", "127.0.0.1:80", "https://d1", "http://", "http:/d1", "unix:///run/x", "http://[::1", " /run/x"} {
-		if c, err := NewClient(where); c != nil || err == nil || err.Error() != fmt.Sprintf("director %q is neither the path of a socket nor http://HOST:PORT", where) {
+	for _, where := range []string{"director.sock", "127.0.0.1:80", "https://d1", "http://", "http:/d1", "unix://run/x", "unix:/run/x", "http://[::1", " /run/x"} {
+		if c, err := NewClient(where); c != nil || err == nil || err.Error() != fmt.Sprintf("director %q is neither the path of a socket nor http://127.0.0.1:PORT", where) {
 			t.Errorf("%q: %v, %v", where, c, err)
+		}
+	}
+	for _, where := range []string{"http://10.0.0.5:80", "http://d1", "http://[2001:db8::1]:80"} {
+		if c, err := NewClient(where); c != nil || err == nil || !strings.HasPrefix(err.Error(), fmt.Sprintf("director %q is on another host: ", where)) {
+			t.Errorf("%q: %v, %v", where, c, err)
+		}
+	}
+	for where, want := range map[string]string{"unix:///run/x": "/run/x", "/run/x": "/run/x", "http://localhost:8080": "http://localhost:8080", "http://[::1]:80": "http://[::1]:80"} {
+		if c, err := NewClient(where); err != nil || c.where != want {
+			t.Errorf("%q: %+v, %v", where, c, err)
 		}
 	}
 	if c, err := NewClient(""); err != nil || c.where != DefaultSocket {

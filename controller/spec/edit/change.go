@@ -10,7 +10,8 @@ import (
 	"github.com/drover-lb/drover/ipvs"
 )
 
-// Ref names a service: by its key, or by its name if the key is zero.
+// Ref names a service: by its key, or, if the key is zero, by its name, or what people take for one: what its key
+// prints as, or its address and port.
 type Ref struct {
 	Key  ipvs.Key
 	Name string
@@ -25,9 +26,17 @@ func (r Ref) String() string {
 
 // Find returns the service that r names. The error lists what there is.
 func (r Ref) Find(s *spec.Spec) (*spec.Service, error) {
-	for i := range s.Services {
-		if svc := &s.Services[i]; r.Key != (ipvs.Key{}) && svc.Key == r.Key || r.Key == (ipvs.Key{}) && svc.Name == r.Name {
-			return svc, nil
+	for _, is := range []func(*spec.Service) bool{
+		func(svc *spec.Service) bool { return r.Key == (ipvs.Key{}) && svc.Name == r.Name },
+		func(svc *spec.Service) bool { return svc.Key == r.Key || svc.Key.String() == r.Name },
+		func(svc *spec.Service) bool {
+			return r.Key == (ipvs.Key{}) && svc.FWMark == 0 && netip.AddrPortFrom(svc.Addr, svc.Port).String() == r.Name
+		},
+	} {
+		for i := range s.Services {
+			if is(&s.Services[i]) {
+				return &s.Services[i], nil
+			}
 		}
 	}
 	names := make([]string, len(s.Services))
@@ -35,6 +44,17 @@ func (r Ref) Find(s *spec.Spec) (*spec.Service, error) {
 		names[i] = s.Services[i].Name
 	}
 	return nil, fmt.Errorf("there is no service %s: %s", r, listed("the services are", names))
+}
+
+// ParseServer reads an address, an address with a port, or a name.
+func ParseServer(text string) ServerRef {
+	if ap, err := netip.ParseAddrPort(text); err == nil {
+		return ServerRef{Addr: ap.Addr().Unmap(), Port: ap.Port()}
+	}
+	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")); err == nil && a.Zone() == "" {
+		return ServerRef{Addr: a.Unmap()}
+	}
+	return ServerRef{Name: text}
 }
 
 // ServerRef names real servers: by address and port, by address if the port is zero, or by name if the address is
