@@ -27,6 +27,8 @@ const peerTimeout = 2 * time.Second
 type kernelTable interface {
 	table
 	Apply(ctx context.Context, commands []ipvs.Command) []error
+	Timeouts(ctx context.Context) (ipvs.Timeouts, error)
+	SetTimeouts(ctx context.Context, t ipvs.Timeouts) error
 }
 
 // desk answers questions about the services, of a director that is alone too.
@@ -41,6 +43,18 @@ type desk struct {
 func (d *desk) register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/spec", answer(func(context.Context, *http.Request) (any, error) { return d.document(), nil }))
 	mux.HandleFunc("GET /v1/services", answer(func(ctx context.Context, _ *http.Request) (any, error) { return d.services(ctx) }))
+	mux.HandleFunc("GET /v1/diff", answer(func(ctx context.Context, _ *http.Request) (any, error) { return d.diff(ctx) }))
+	mux.HandleFunc("GET /v1/timeouts", answer(func(ctx context.Context, _ *http.Request) (any, error) { return d.timeouts(ctx, api.Timeouts{}) }))
+	mux.HandleFunc("PUT /v1/timeouts", answer(func(ctx context.Context, r *http.Request) (any, error) {
+		var t api.Timeouts
+		if err := body(r, &t); err != nil {
+			return nil, err
+		}
+		if t == (api.Timeouts{}) {
+			return nil, refuse(http.StatusBadRequest, "no timeout is given")
+		}
+		return d.timeouts(ctx, t)
+	}))
 	mux.HandleFunc("POST /v1/zero", answer(func(ctx context.Context, r *http.Request) (any, error) {
 		var z api.Zero
 		if err := body(r, &z); err != nil {
@@ -194,8 +208,80 @@ func (m *member) actives(ctx context.Context) (map[string]string, error) {
 
 // tableRequest is what directors ask each other about their kernels.
 type tableRequest struct {
-	Op      string `json:"op"` // list or zero
-	Service string `json:"service,omitempty"`
+	Op       string       `json:"op"` // list, zero or timeouts
+	Service  string       `json:"service,omitempty"`
+	Timeouts api.Timeouts `json:"timeouts,omitzero"` // to set
+}
+
+// diff says in what this director's kernel differs from what is wanted.
+func (d *desk) diff(ctx context.Context) (*api.Diff, error) {
+	var f *spec.File
+	if m := d.member; m != nil {
+		m.mu.Lock()
+		f = m.effective()
+		f.Director = m.own.Director
+		m.mu.Unlock()
+	} else {
+		f = d.alone.Load()
+	}
+	p, err := planOf(ctx, d.kernel, &f.Spec, &f.Spec, f.Director.Ownership)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.Diff{Plan: p.String(), Summary: p.Summary(), Equal: len(p.Ops) == 0}
+	for _, k := range p.Strangers {
+		out.Strangers = append(out.Strangers, k.String())
+	}
+	return out, nil
+}
+
+// timeoutsHere sets the timeouts that are not 0 in this director's kernel, and returns what is set then.
+func (d *desk) timeoutsHere(ctx context.Context, t api.Timeouts) (*api.Timeouts, error) {
+	const second = time.Second
+	if t != (api.Timeouts{}) {
+		if err := d.kernel.SetTimeouts(ctx, ipvs.Timeouts{TCP: time.Duration(t.TCP) * second, TCPFin: time.Duration(t.TCPFin) * second, UDP: time.Duration(t.UDP) * second}); err != nil {
+			return nil, refuse(http.StatusBadRequest, "%v", err)
+		}
+	}
+	got, err := d.kernel.Timeouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &api.Timeouts{TCP: uint32(got.TCP / second), TCPFin: uint32(got.TCPFin / second), UDP: uint32(got.UDP / second)}, nil
+}
+
+// timeouts does so on all directors that can be reached.
+func (d *desk) timeouts(ctx context.Context, t api.Timeouts) ([]api.NodeTimeouts, error) {
+	here, err := d.timeoutsHere(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	m := d.member
+	if m == nil {
+		return []api.NodeTimeouts{{Timeouts: *here}}, nil
+	}
+	out := []api.NodeTimeouts{{Node: m.opts.Name, Timeouts: *here}}
+	ctx, cancel := context.WithTimeoutCause(ctx, peerTimeout, fmt.Errorf("no answer after %s", peerTimeout))
+	defer cancel()
+	request, err := json.Marshal(tableRequest{Op: "timeouts", Timeouts: t})
+	if err != nil {
+		return nil, err
+	}
+	for _, peer := range (directors{m}).Live() {
+		x := api.NodeTimeouts{Node: peer}
+		b, err := m.node.Request(ctx, peer, gossip.KindTable, request)
+		if err == nil {
+			err = json.Unmarshal(b, &x.Timeouts)
+		}
+		if err != nil {
+			x.Error = err.Error()
+		}
+		out = append(out, x)
+	}
+	if t != (api.Timeouts{}) {
+		m.events.add(slog.LevelInfo, "timeouts", "timeouts of connections set: tcp %d, tcpfin %d, udp %d seconds (0: left alone)", t.TCP, t.TCPFin, t.UDP)
+	}
+	return out, nil
 }
 
 // serveTable answers another director.
@@ -216,8 +302,14 @@ func (d *desk) serveTable(ctx context.Context, from string, request []byte) ([]b
 		return json.Marshal(countedOf(table))
 	case "zero":
 		return []byte("{}"), d.zeroHere(ctx, r.Service)
+	case "timeouts":
+		t, err := d.timeoutsHere(ctx, r.Timeouts)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(t)
 	}
-	return nil, fmt.Errorf("%q is neither list nor zero", r.Op)
+	return nil, fmt.Errorf("%q is not one of: list, zero, timeouts", r.Op)
 }
 
 // zero sets counters back on all directors that can be reached.

@@ -1083,17 +1083,25 @@ func (m *member) setMaintenance(on bool) {
 
 // plan says what s would change in this director's table, as JSON text.
 func (m *member) plan(ctx context.Context, s *spec.Spec) (json.RawMessage, error) {
-	table, err := m.kernel.Services(ctx)
-	if err != nil {
-		return nil, err
-	}
 	m.mu.Lock()
 	old, ownership := m.effective(), m.own.Director.Ownership
 	m.mu.Unlock()
-	owned := make(map[ipvs.Key]struct{})
-	for i := range old.Spec.Services {
-		owned[old.Spec.Services[i].Key] = struct{}{}
+	p, err := planOf(ctx, m.kernel, s, &old.Spec, ownership)
+	if err != nil {
+		return nil, err
 	}
-	p := plan.Diff(plan.Want(s), plan.StateOf(table), plan.Owner(ownership, owned))
 	return json.Marshal(p.String() + "# " + p.Summary() + "\n")
+}
+
+// planOf says what s would change in the kernel's table under a director for which old is in force.
+func planOf(ctx context.Context, kernel table, s, old *spec.Spec, ownership spec.Ownership) (plan.Plan, error) {
+	have, err := kernel.Services(ctx)
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	owned := make(map[ipvs.Key]struct{})
+	for i := range old.Services {
+		owned[old.Services[i].Key] = struct{}{}
+	}
+	return plan.Diff(plan.Want(s), plan.StateOf(have), plan.Owner(ownership, owned)), nil
 }

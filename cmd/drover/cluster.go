@@ -365,12 +365,15 @@ func membersAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 }
 
 func applyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
-	var content []byte
-	var err error
-	path := c.Path("file")
-	switch path {
-	case "":
+	if c.Path("file") == "" {
 		return cli.Exit("apply: -f is missing (usage: "+c.Command.UsageText+")", 2)
+	}
+	return applyFile(ctx, c, d, c.Path("file"), c.String("message"))
+}
+
+// readSpec reads a specification from a file, or from the standard input if path is "-".
+func readSpec(c *cli.Context, path string) (content []byte, s *spec.File, err error) {
+	switch path {
 	case "-":
 		path = "standard input"
 		content, err = io.ReadAll(io.LimitReader(c.App.Reader, api.MaxBody+1))
@@ -381,18 +384,26 @@ func applyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 		content, err = os.ReadFile(path)
 	}
 	if err != nil {
-		return cli.Exit(err, 2)
+		return nil, nil, cli.Exit(err, 2)
 	}
-	s, err := spec.ParseSpec(path, content)
+	s, err = spec.ParseSpec(path, content)
 	if err != nil {
 		fmt.Fprintln(c.App.ErrWriter, err)
-		return cli.Exit("", 2)
+		return nil, nil, cli.Exit("", 2)
 	}
 	for _, w := range s.Warnings {
 		fmt.Fprintf(c.App.ErrWriter, "%s (warning)\n", w)
 	}
+	return content, s, nil
+}
+
+func applyFile(ctx context.Context, c *cli.Context, d *api.Client, path, message string) error {
+	content, _, err := readSpec(c, path)
+	if err != nil {
+		return err
+	}
 	var out api.Changed
-	in := api.Change{Content: string(content), Who: whoami(), What: c.String("message"), IfVersion: c.String("if-version"), DryRun: c.Bool("dry-run")}
+	in := api.Change{Content: string(content), Who: whoami(), What: message, IfVersion: c.String("if-version"), DryRun: c.Bool("dry-run")}
 	if err := d.Do(ctx, "PUT", "/v1/spec", in, &out); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -31,7 +32,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	commands := append([]*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand()}, clusterCommands()...)
+	commands := slices.Concat([]*cli.Command{listCommand(), planCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand()}, wholeCommands(), clusterCommands())
 	usageErrors(commands)
 	app := &cli.App{
 		Name:                   "drover",

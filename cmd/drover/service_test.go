@@ -301,7 +301,7 @@ func TestListServices(t *testing.T) {
 		t.Errorf("%d, %q, %q", status, out, errs)
 	}
 	if status, out, errs := drover(t.Context(), "", words("service show -t 192.0.2.10:80")...); status != 0 || errs != "" ||
-		out != "  - name: web\n    address: 192.0.2.10\n    port: 80\n    scheduler: rr\n    real_servers:\n      - {name: a, address: 10.0.0.11, weight: 3}\n      - 10.0.0.12\n" {
+		out != "  - name: web\n    address: 192.0.2.10\n    port: 80\n    scheduler: rr\n    real_servers:\n      - {address: 10.0.0.11, name: a, weight: 3}\n      - 10.0.0.12\n" {
 		t.Errorf("%d, %q\n%s", status, errs, out)
 	}
 }

@@ -112,3 +112,25 @@ type Zeroed struct {
 	Done   []string          `json:"done"`
 	Failed map[string]string `json:"failed,omitempty"`
 }
+
+// Diff says in what a kernel differs from what is wanted.
+type Diff struct {
+	Equal     bool     `json:"equal"`
+	Plan      string   `json:"plan"` // in the words of ipvsadm, one change to a line
+	Summary   string   `json:"summary"`
+	Strangers []string `json:"strangers,omitempty"` // services that are left alone
+}
+
+// Timeouts of connections without packets, seconds. To set, 0 leaves one as it is.
+type Timeouts struct {
+	TCP    uint32 `json:"tcp"`
+	TCPFin uint32 `json:"tcpfin"`
+	UDP    uint32 `json:"udp"`
+}
+
+// NodeTimeouts are those in the kernel of one director.
+type NodeTimeouts struct {
+	Node  string `json:"node,omitempty"`
+	Error string `json:"error,omitempty"`
+	Timeouts
+}
