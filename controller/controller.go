@@ -81,6 +81,8 @@ type Options struct {
 	// block. Nil: as long as the role is active.
 	Leased func(group string) bool
 	Fence  Fence // nil for none
+	// Health takes real servers out that are not fit for traffic. Nil: all are.
+	Health Health
 	// Sync makes the kernel's connection synchronisation follow the role. Nil: it is nobody's business here.
 	Sync *Sync
 	// Summary is called with one line for people whenever it changes, and must not block.
@@ -111,6 +113,8 @@ type Controller struct {
 	rejected error // why the newest file was not taken
 	rejectAt time.Time
 	want     plan.State
+	moved    bool       // what is wanted may have changed since the table was listed
+	private  plan.State // services of the checks, as last seen
 	vipKeys  []vipKey
 	settings []Setting
 
@@ -184,6 +188,9 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 	}
 	if opts.Registry == nil {
 		opts.Registry = prometheus.NewRegistry()
+	}
+	if opts.Health == nil {
+		opts.Health = noHealth{}
 	}
 	if opts.Turn == nil {
 		opts.Turn = func() {}
@@ -280,7 +287,8 @@ func (c *Controller) send(ctx context.Context, in input) error {
 func (c *Controller) take(f *spec.File, path string) {
 	c.file, c.path, c.hash, c.loaded = f, path, f.Spec.Hash(), time.Now()
 	c.rejected, c.rejectAt = nil, time.Time{}
-	c.want = plan.Want(&f.Spec)
+	c.opts.Health.SetSpec(&f.Spec)
+	c.want = c.wantedOf(c.have)
 	c.vipKeys, c.vips.groups = keysOf(f), groupsOf(f)
 	c.groups, c.fenced = f.Spec.Groups(), false
 	c.settings = Settings(f)
@@ -314,6 +322,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer settle.Stop()
 
 	c.inherit()
+	c.opts.Health.SetPath(c.opts.Sync == nil)
 	c.forward()
 	if c.clustered() {
 		// What a predecessor left is off before anything that may take long.
@@ -339,6 +348,10 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.pass(ctx)
 		case <-c.check.C:
 			c.pass(ctx)
+		case <-c.opts.Health.Changed():
+			c.moved = true
+			c.reconcile(ctx)
+			c.summarize()
 		case <-c.kernel.Changed():
 			if !c.vips.noticed(c.kernel.Changes()) {
 				break
@@ -393,7 +406,7 @@ func (c *Controller) inherit() {
 
 // save writes the state file.
 func (c *Controller) save() {
-	c.saved(c.store.save(state{services: c.owned, vips: c.vips.owned}))
+	c.saved(c.store.save(state{services: c.owned, vips: c.vips.owned, mark: c.file.Director.CheckMark}))
 }
 
 // flush writes the state file if VIPs came or went since.
@@ -539,7 +552,8 @@ func (c *Controller) list(ctx context.Context) (st plan.State, err error) {
 		}
 	})
 	if err == nil {
-		c.connections = count(entries)
+		c.connections = count(entries, c.file.Director.CheckMark)
+		st, c.private = plan.Split(st, c.file.Director.CheckMark)
 	}
 	return st, err
 }
@@ -548,7 +562,7 @@ func (c *Controller) list(ctx context.Context) (st plan.State, err error) {
 // as its fingerprint tells. The fingerprint is taken before the listing that it is compared with, so that a
 // change in between is found the next time.
 func (c *Controller) unchanged(ctx context.Context) bool {
-	if c.want.Servers() < largeTable {
+	if c.moved || c.want.Servers() < largeTable {
 		return false
 	}
 	var sum uint64
@@ -574,7 +588,11 @@ func (c *Controller) reconcile(ctx context.Context) {
 		c.tableFailed(ctx, fmt.Errorf("failed to read the IPVS table: %w", err))
 		return
 	}
+	c.moved = false
+	moved := c.admit(have)
 	p := plan.Diff(c.want, have, plan.Owner(c.file.Director.Ownership, c.owned))
+	checks := c.opts.Health.Private()
+	p.Ops = append(p.Ops, plan.Diff(checks, c.private, plan.Owner(spec.OwnAll, nil)).Ops...)
 	c.own(ctx, have)
 	ops := c.due(p.Ops)
 	if len(ops) > 0 {
@@ -597,20 +615,20 @@ func (c *Controller) reconcile(ctx context.Context) {
 		}
 		switch outcomes[i] {
 		case done:
-			c.metrics.op(o.Kind, "done")
-			if _, was := c.failing[k]; !was && !c.fresh {
+			c.count(o, "done")
+			if _, was := c.failing[k]; !was && !c.fresh && !moved[k] && !c.privately(o) {
 				healed = append(healed, *o)
 			}
 			delete(current, k)
 		case refused:
-			c.metrics.op(o.Kind, "failed")
+			c.count(o, "failed")
 			if c.failing.add(k, errs[i], time.Now(), c.file.Director.ReconcileInterval) {
 				c.log.Error("the kernel refused a change", "change", o.String(), "error", errs[i])
 			}
 		case needs:
-			c.metrics.op(o.Kind, "skipped")
+			c.count(o, "skipped")
 		case unknown:
-			c.metrics.op(o.Kind, "unknown")
+			c.count(o, "unknown")
 			if err == nil {
 				err = errs[i]
 			}
@@ -629,6 +647,9 @@ func (c *Controller) reconcile(ctx context.Context) {
 		err = fmt.Errorf("failed to change the IPVS table: %w", err)
 	}
 	after := have
+	if all {
+		c.private = checks
+	}
 	switch {
 	case all && len(p.Strangers) == 0:
 		after = c.want
@@ -651,6 +672,7 @@ func (c *Controller) reconcile(ctx context.Context) {
 		c.tableErr = nil
 		c.fresh = false
 	}
+	c.opts.Health.Programmed(c.private)
 	c.saw(ctx, after, all)
 }
 
@@ -692,7 +714,7 @@ func (c *Controller) own(ctx context.Context, have plan.State) {
 		}
 	}
 	if changed || c.storeErr != nil {
-		st := state{services: c.owned, vips: maps.Clone(c.vips.owned)}
+		st := state{services: c.owned, vips: maps.Clone(c.vips.owned), mark: c.file.Director.CheckMark}
 		var err error
 		c.await(ctx, func() { err = c.store.save(st) })
 		unsaved := c.vips.unsaved // of what changed meanwhile
@@ -905,6 +927,7 @@ func (c *Controller) clear(ctx context.Context) error {
 		return fmt.Errorf("failed to read the IPVS table: %w", err)
 	}
 	p := plan.Diff(plan.State{}, have, plan.Owner(c.file.Director.Ownership, c.owned))
+	p.Ops = append(p.Ops, plan.Diff(plan.State{}, c.private, plan.Owner(spec.OwnAll, nil)).Ops...)
 	errs, _ := c.apply(ctx, p.Ops)
 	if err := errors.Join(errs...); err != nil {
 		return err

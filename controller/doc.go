@@ -77,6 +77,13 @@
 // With two groups on two such hosts, each active for one, both have to forward, and packets that both
 // tables know can go back and forth: run the real servers on hosts of their own then.
 //
+// # Health
+//
+// With [Options.Health] the table has those servers only that are fit for traffic: what is wanted is a function of
+// the file, of what the checks say, and, for servers of which they do not know yet, of the table itself. A change
+// of health is applied at once, without the rest of a pass. The checks need services of their own in the table,
+// by firewall mark; they are kept apart from all others from the listing on, and shown to nobody.
+//
 // # Ownership
 //
 // Under "listed" only those services are touched that the spec lists, or that it listed at an earlier

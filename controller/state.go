@@ -30,6 +30,7 @@ const stateVersion = 1
 type state struct {
 	services map[ipvs.Key]struct{}
 	vips     map[vipKey]struct{}
+	mark     uint32 // the first of the checks' firewall marks; 0 if not known
 }
 
 // savedState is the state file. What it says is worth nothing after a reboot or in another network
@@ -40,6 +41,7 @@ type savedState struct {
 	Namespace string         `json:"namespace"`
 	Services  []savedService `json:"services"`
 	VIPs      []savedVIP     `json:"vips"`
+	CheckMark uint32         `json:"check_mark,omitempty"`
 }
 
 type savedService struct {
@@ -120,6 +122,7 @@ func (s *stateStore) load() (state, error) {
 	if saved.Boot != s.boot || saved.Namespace != s.netns {
 		return out, nil
 	}
+	out.mark = saved.CheckMark
 	for _, v := range saved.Services {
 		out.services[ipvs.Key{Family: v.Family, Protocol: v.Protocol, Addr: v.Address, Port: v.Port, FWMark: v.FWMark}] = struct{}{}
 	}
@@ -141,7 +144,7 @@ func (s *stateStore) save(st state) error {
 		}
 		return nil
 	}
-	saved := savedState{Version: stateVersion, Boot: s.boot, Namespace: s.netns, Services: []savedService{}, VIPs: []savedVIP{}}
+	saved := savedState{Version: stateVersion, Boot: s.boot, Namespace: s.netns, Services: []savedService{}, VIPs: []savedVIP{}, CheckMark: st.mark}
 	for _, k := range slices.SortedFunc(maps.Keys(st.services), ipvs.Key.Compare) {
 		saved.Services = append(saved.Services, savedService{Family: k.Family, Protocol: k.Protocol, Address: k.Addr, Port: k.Port, FWMark: k.FWMark})
 	}

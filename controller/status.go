@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drover-lb/drover/controller/health"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 )
@@ -38,6 +39,7 @@ type Status struct {
 	Pending     plan.Plan         `json:"pending"`               // what is to be done still
 	Want        []ServiceStatus   `json:"want"`
 	Have        []ServiceStatus   `json:"have"` // as last seen, with strangers
+	Checks      []health.Report   `json:"checks"`
 
 	want, have plan.State
 	names      map[string]string
@@ -198,6 +200,7 @@ func (c *Controller) status() *Status {
 		SysctlError: text(c.sysctlErr),
 		StateError:  text(c.storeErr),
 		Pending:     c.pending,
+		Checks:      health.Reports(&c.file.Spec, c.opts.Health.View()),
 		want:        c.want,
 		have:        c.have,
 		names:       make(map[string]string),

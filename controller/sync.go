@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/controller/kernel"
+	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/ipvs"
 )
 
@@ -190,7 +191,14 @@ func (c *Controller) backupOnly() {
 	if c.opts.Sync == nil || c.stopping {
 		return
 	}
-	c.backupOnlyErr = c.kernel.SetBackupOnly(!c.anyActive())
+	active := c.anyActive()
+	if !active {
+		c.opts.Health.SetPath(false)
+	}
+	c.backupOnlyErr = c.kernel.SetBackupOnly(!active)
+	if active && c.backupOnlyErr == nil {
+		c.opts.Health.SetPath(true)
+	}
 }
 
 // forward undoes what a predecessor that synchronised connections has left, if this director does not:
@@ -365,10 +373,13 @@ func (c *Controller) syncStatus() *SyncStatus {
 	return s
 }
 
-// count adds up the connections of a table.
-func count(entries []ipvs.ServiceEntry) *ConnectionStatus {
+// count adds up the connections of a table, without those of private services.
+func count(entries []ipvs.ServiceEntry, private uint32) *ConnectionStatus {
 	n := &ConnectionStatus{At: time.Now()}
 	for i := range entries {
+		if plan.Private(entries[i].Key, private) {
+			continue
+		}
 		for j := range entries[i].Destinations {
 			n.Active += uint64(entries[i].Destinations[j].Counts.Active)
 			n.Inactive += uint64(entries[i].Destinations[j].Counts.Inactive)

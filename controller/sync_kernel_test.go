@@ -117,7 +117,7 @@ func (h *host) connections() (n uint64) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return count(list).Active
+	return count(list, 0).Active
 }
 
 func (h *host) eventually(what string, cond func() bool) {

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"github.com/drover-lb/drover/controller/spec"
@@ -63,6 +64,10 @@ func Settings(f *spec.File) []Setting {
 	add("net.ipv4.vs.expire_quiescent_template", "1", "a persistent client goes to another real server when its own gets weight 0; otherwise draining would never end", vs, false)
 	add("net.ipv4.vs.conn_reuse_mode", "1", "a client that uses a port again is scheduled anew, so it does not land on a real server with weight 0; the kernel's default, which container tools set to 0", vs, false)
 
+	for _, name := range checkInterfaces(f) {
+		add(sysctl.Interface("ipv4", "conf", name, "accept_local"), "1", "the answer to a check at a VIP comes in from the VIP itself, which is an address of this host", "Documentation/networking/ip-sysctl.rst; __fib_validate_source() in net/ipv4/fib_frontend.c", true)
+	}
+
 	var subnets []string
 	for _, v := range f.Spec.VIPs {
 		if v.Prefix.Addr().Is4() && !v.Prefix.IsSingleIP() {
@@ -74,6 +79,23 @@ func Settings(f *spec.File) []Setting {
 		add(sysctl.Interface("ipv4", "conf", name, "promote_secondaries"), "1", "a VIP that is the first address of its subnet does not take the host's other addresses of that subnet along when it goes", "Documentation/networking/ip-sysctl.rst; __inet_del_ifa() in net/ipv4/devinet.c", true)
 	}
 	return out
+}
+
+// checkInterfaces are the interfaces of IPv4 VIPs that are checked by way of the real servers, sorted.
+func checkInterfaces(f *spec.File) []string {
+	checked := make(map[netip.Addr]bool)
+	for i := range f.Spec.Services {
+		s := &f.Spec.Services[i]
+		checked[s.Addr] = checked[s.Addr] || slices.ContainsFunc(s.Checks, func(c spec.Check) bool { return c.Path == spec.PathVIP })
+	}
+	var names []string
+	for _, v := range f.Spec.VIPs {
+		if a := v.Prefix.Addr(); a.Is4() && checked[a] {
+			names = append(names, cmp.Or(v.Interface, f.Director.Interface))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // ClusterSettings are the further settings of a director that is one of several; synced says whether

@@ -15,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/drover-lb/drover/controller/plan"
+	"github.com/drover-lb/drover/ipvs"
 	"github.com/drover-lb/drover/lab/probe"
 )
 
@@ -82,6 +83,12 @@ func newReport(c *Config) *Report {
 }
 
 // planLines writes a table in ipvsadm's words.
+// public is a table without what a director has for its own health checks.
+func public(entries []ipvs.ServiceEntry) plan.State {
+	st, _ := plan.Split(plan.StateOf(entries), plan.DefaultMark)
+	return st
+}
+
 func planLines(st plan.State) []string {
 	var lines []string
 	for _, s := range st.Services {
@@ -124,7 +131,7 @@ func (r *run) summarise(ctx context.Context) {
 			continue
 		}
 		if entries, err := r.services(ctx, h.Name); err == nil && len(entries) > 0 {
-			r.report.Tables = append(r.report.Tables, TableReport{h.Name, planLines(plan.StateOf(entries))})
+			r.report.Tables = append(r.report.Tables, TableReport{h.Name, planLines(public(entries))})
 		}
 	}
 	r.report.timeline = r.makeTimeline(w)

@@ -21,7 +21,6 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/ipvs"
 	"github.com/drover-lb/drover/lab/probe"
 	"github.com/drover-lb/drover/lab/topology"
@@ -509,7 +508,7 @@ func (r *run) table(ctx context.Context, host string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	want := plan.StateOf(entries)
+	want := public(entries)
 	return strings.Join(planLines(want), "\n"), nil
 }
 

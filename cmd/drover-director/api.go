@@ -71,27 +71,29 @@ func handler(c *controller.Controller, m *member, reg *prometheus.Registry, d *d
 		m.setMaintenance(x.On)
 		return x, nil
 	}))
-	mux.HandleFunc("GET /v1/events", answer(func(ctx context.Context, r *http.Request) (any, error) {
-		after, err := strconv.ParseUint(r.FormValue("after"), 10, 64)
-		if err != nil && r.FormValue("after") != "" {
-			return nil, refuse(http.StatusBadRequest, "after: %v", err)
-		}
-		wait := time.Duration(0)
-		if v := r.FormValue("wait"); v != "" {
-			if wait, err = time.ParseDuration(v); err != nil || wait < 0 || wait > maxWait {
-				return nil, refuse(http.StatusBadRequest, "wait (%q) must be between 0s and %s", v, maxWait)
-			}
-		}
-		ctx, cancel := context.WithTimeout(ctx, wait)
-		defer cancel()
-		return m.events.after(ctx, after), nil
-	}))
 	mux.HandleFunc("PUT /v1/spec", answer(m.serveChange))
 	mux.HandleFunc("GET /v1/history", answer(m.serveHistory))
 	mux.HandleFunc("GET /v1/history/{version}", answer(m.serveEntry))
 	mux.HandleFunc("POST /v1/history/{version}/rollback", answer(m.serveRollback))
 	mux.HandleFunc("POST /v1/keys", answer(m.serveKeys))
 	return mux
+}
+
+// serveEvents is GET /v1/events.
+func serveEvents(ctx context.Context, r *http.Request, ev *events) (any, error) {
+	after, err := strconv.ParseUint(r.FormValue("after"), 10, 64)
+	if err != nil && r.FormValue("after") != "" {
+		return nil, refuse(http.StatusBadRequest, "after: %v", err)
+	}
+	wait := time.Duration(0)
+	if v := r.FormValue("wait"); v != "" {
+		if wait, err = time.ParseDuration(v); err != nil || wait < 0 || wait > maxWait {
+			return nil, refuse(http.StatusBadRequest, "wait (%q) must be between 0s and %s", v, maxWait)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return ev.after(ctx, after), nil
 }
 
 func refuse(status int, format string, args ...any) error {
@@ -152,6 +154,9 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 	m.mu.Unlock()
 	sync, conns, _ := m.kernelReport(ctx)
 	out.Sync = *sync
+	if st, err := m.controller.Status(ctx); err == nil {
+		out.Checks = st.Checks
+	}
 	active := make(map[string]string) // group: as directors announce it
 	for _, x := range m.node.Members() {
 		_, votes := m.opts.Voter(x.Name)

@@ -94,8 +94,8 @@ func TestBody(t *testing.T) {
 
 // A director that is alone says so.
 func TestHandlerAlone(t *testing.T) {
-	h := handler(nil, nil, prometheus.NewRegistry(), &desk{path: "/etc/drover/director.yaml"})
-	for _, path := range []string{"/v1/cluster", "/v1/events", "/v1/history"} {
+	h := handler(nil, nil, prometheus.NewRegistry(), &desk{events: newEvents(slog.New(slog.DiscardHandler)), path: "/etc/drover/director.yaml"})
+	for _, path := range []string{"/v1/cluster", "/v1/history", "/v1/keys"} {
 		if status, got := request(h, "GET", path, ""); status != 404 || got != `{"error":"this director is not part of a cluster: its file has no cluster mapping"}` {
 			t.Errorf("%s: %d %s", path, status, got)
 		}
@@ -113,7 +113,7 @@ func TestHandlerRefuses(t *testing.T) {
 	}
 	m.seats["blue"] = &seat{}
 	m.events.add(slog.LevelInfo, "a", "one")
-	h := handler(nil, m, prometheus.NewRegistry(), &desk{member: m})
+	h := handler(nil, m, prometheus.NewRegistry(), &desk{member: m, events: m.events})
 	for _, tc := range []struct {
 		method, target, content string
 		status                  int

@@ -16,6 +16,8 @@ import (
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/health"
+	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -31,16 +33,38 @@ type kernelTable interface {
 	SetTimeouts(ctx context.Context, t ipvs.Timeouts) error
 }
 
+// shown is a kernel's table without the services that this director has for its health checks.
+type shown struct {
+	kernelTable
+	mark uint32 // the first of their marks
+}
+
+// Services lists what people are shown.
+func (s shown) Services(ctx context.Context) ([]ipvs.ServiceEntry, error) {
+	list, err := s.kernelTable.Services(ctx)
+	return slices.DeleteFunc(list, func(e ipvs.ServiceEntry) bool { return plan.Private(e.Key, s.mark) }), err
+}
+
 // desk answers questions about the services, of a director that is alone too.
 type desk struct {
 	controller *controller.Controller
 	member     *member // nil: alone
 	kernel     kernelTable
+	events     *events
+	health     *health.Engine
 	path       string                    // of this director's file
 	alone      atomic.Pointer[spec.File] // in force, of a director that is alone
 }
 
 func (d *desk) register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /v1/checks", answer(func(ctx context.Context, _ *http.Request) (any, error) {
+		st, err := d.controller.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return st.Checks, nil
+	}))
+	mux.HandleFunc("GET /v1/events", answer(func(ctx context.Context, r *http.Request) (any, error) { return serveEvents(ctx, r, d.events) }))
 	mux.HandleFunc("GET /v1/spec", answer(func(context.Context, *http.Request) (any, error) { return d.document(), nil }))
 	mux.HandleFunc("GET /v1/services", answer(func(ctx context.Context, _ *http.Request) (any, error) { return d.services(ctx) }))
 	mux.HandleFunc("GET /v1/diff", answer(func(ctx context.Context, _ *http.Request) (any, error) { return d.diff(ctx) }))
@@ -224,7 +248,7 @@ func (d *desk) diff(ctx context.Context) (*api.Diff, error) {
 	} else {
 		f = d.alone.Load()
 	}
-	p, err := planOf(ctx, d.kernel, &f.Spec, &f.Spec, f.Director.Ownership)
+	p, err := planOf(ctx, d.kernel, d.health.View(), &f.Spec, &f.Spec, f.Director.Ownership)
 	if err != nil {
 		return nil, err
 	}

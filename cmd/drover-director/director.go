@@ -22,6 +22,8 @@ import (
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/controller"
 	"github.com/drover-lb/drover/controller/fence"
+	"github.com/drover-lb/drover/controller/health"
+	"github.com/drover-lb/drover/controller/health/probe"
 	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/sysctl"
@@ -97,12 +99,15 @@ func director(ctx context.Context, opts options) error {
 		Heartbeat: opts.notifier.Heartbeat(),
 		Summary:   opts.notifier.Status,
 	}
+	ev := newEvents(log)
+	engine := health.New(health.Options{Prober: &probe.Prober{}, Marks: file.Director.CheckMark, Log: log.With("component", "health"), Event: ev.health})
+	co.Health = engine
 	var m *member
 	if file.Cluster != nil {
 		if err := app.RaisePriority(); err != nil {
 			log.Warn("a busy processor may cost this director its lease", "error", err)
 		}
-		mo := memberOptions{file: file, path: opts.config, dataDir: opts.dataDir, log: log, reg: registry, ann: ann}
+		mo := memberOptions{events: ev, health: engine, file: file, path: opts.config, dataDir: opts.dataDir, log: log, reg: registry, ann: ann}
 		guard, words := openFence(file, log)
 		if guard != nil {
 			defer guard.Close()
@@ -121,17 +126,18 @@ func director(ctx context.Context, opts options) error {
 	if file.Cluster == nil {
 		unfence(log)
 	}
+	table := shown{kernelTable: k, mark: file.Director.CheckMark}
 	c, err := controller.New(co, file, opts.config)
 	if err != nil {
 		return err
 	}
 	ready := c.Ready()
 	if m != nil {
-		m.controller, m.kernel = c, k
+		m.controller, m.kernel = c, table
 		ready = m.ready
 	}
 
-	d := &desk{controller: c, member: m, kernel: k, path: opts.config}
+	d := &desk{controller: c, member: m, kernel: table, events: ev, health: engine, path: opts.config}
 	d.alone.Store(file)
 	if m != nil {
 		m.node.HandleRequest(gossip.KindTable, d.serveTable)
@@ -183,6 +189,7 @@ func director(ctx context.Context, opts options) error {
 	} else {
 		group.Go(func() error { return c.Run(controllerCtx) })
 	}
+	helpers.Go(func() error { return engine.Run(rest) })
 	r := &reloader{path: opts.config, log: log, controller: c, member: m, desk: d, notifier: opts.notifier, socket: file.Director.Socket}
 	changed := make(chan struct{}, 1)
 	group.Go(func() error {

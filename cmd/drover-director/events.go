@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/controller/health"
 )
 
 // maxEvents is how many events are kept.
@@ -68,4 +69,13 @@ func (e *events) after(ctx context.Context, seq uint64) []api.Event {
 			return out
 		}
 	}
+}
+
+// health keeps that a real server came up or went down.
+func (e *events) health(h health.Event) {
+	level := slog.LevelInfo
+	if h.State == health.Down {
+		level = slog.LevelWarn
+	}
+	e.add(level, "health", "%s", h.String())
 }

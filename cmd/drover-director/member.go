@@ -28,6 +28,7 @@ import (
 	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/controller"
 	"github.com/drover-lb/drover/controller/fence"
+	"github.com/drover-lb/drover/controller/health"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
@@ -77,6 +78,7 @@ type member struct {
 	ann    *arp.Announcer
 	watch  *arp.Watcher
 	events *events
+	health *health.Engine
 	start  time.Time
 	seats  map[string]*seat
 	// reread asks for the interfaces and the real servers to be looked at again; capacity 1.
@@ -149,6 +151,8 @@ func nudge(c chan struct{}) {
 
 // memberOptions is what a member is made of.
 type memberOptions struct {
+	events  *events
+	health  *health.Engine
 	file    *spec.File
 	path    string
 	dataDir string
@@ -172,7 +176,7 @@ func openFence(f *spec.File, log *slog.Logger) (*fence.Fence, string) {
 func newMember(o memberOptions) (*member, error) {
 	c := o.file.Cluster
 	m := &member{
-		log: o.log, opts: c, fence: o.fence, words: o.words, ann: o.ann, events: newEvents(o.log), start: time.Now(),
+		log: o.log, opts: c, fence: o.fence, words: o.words, ann: o.ann, events: o.events, health: o.health, start: time.Now(),
 		seats: make(map[string]*seat), retrack: make(chan struct{}, 1), retell: make(chan struct{}, 1),
 		ready: make(chan struct{}), path: o.path, own: o.file, trouble: make(map[string]string), hindrances: make(map[string]string), barred: make(map[string]bar), stored: make(chan struct{}), strangers: make(map[string]time.Time),
 	}
@@ -1086,7 +1090,7 @@ func (m *member) plan(ctx context.Context, s *spec.Spec) (json.RawMessage, error
 	m.mu.Lock()
 	old, ownership := m.effective(), m.own.Director.Ownership
 	m.mu.Unlock()
-	p, err := planOf(ctx, m.kernel, s, &old.Spec, ownership)
+	p, err := planOf(ctx, m.kernel, m.health.View(), s, &old.Spec, ownership)
 	if err != nil {
 		return nil, err
 	}
@@ -1094,14 +1098,15 @@ func (m *member) plan(ctx context.Context, s *spec.Spec) (json.RawMessage, error
 }
 
 // planOf says what s would change in the kernel's table under a director for which old is in force.
-func planOf(ctx context.Context, kernel table, s, old *spec.Spec, ownership spec.Ownership) (plan.Plan, error) {
-	have, err := kernel.Services(ctx)
+func planOf(ctx context.Context, kernel table, v health.View, s, old *spec.Spec, ownership spec.Ownership) (plan.Plan, error) {
+	listed, err := kernel.Services(ctx)
 	if err != nil {
 		return plan.Plan{}, err
 	}
+	have := plan.StateOf(listed)
 	owned := make(map[ipvs.Key]struct{})
 	for i := range old.Services {
 		owned[old.Services[i].Key] = struct{}{}
 	}
-	return plan.Diff(plan.Want(s), plan.StateOf(have), plan.Owner(ownership, owned)), nil
+	return plan.Diff(health.Want(s, v, have), have, plan.Owner(ownership, owned)), nil
 }

@@ -127,6 +127,7 @@ func clusterCommands() []*cli.Command {
 			Flags:     []cli.Flag{directorFlag, eventFlag, &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on until interrupted"}},
 			Action:    ask(0, 0, eventsAction),
 		},
+		checksCommand(),
 		keysCommand(),
 	}
 }
@@ -302,6 +303,10 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			conns = fmt.Sprintf("%d active, %d inactive", m.Conns.Active, m.Conns.Inactive)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), cmp.Or(strings.Join(m.Active, ", "), "-"), spec, sync, conns, cmp.Or(m.Version, "-"))
+	}
+	if len(st.Checks) > 0 {
+		fmt.Fprintln(t)
+		printChecks(t, st.Checks, now)
 	}
 	if slices.ContainsFunc(st.Members, func(m api.Member) bool { return m.Role != "director" }) {
 		fmt.Fprintf(t, "\nSERVER\tSTATE\tSINCE\tPOOL\tWEIGHT\tREADY\tOUT BECAUSE\n")

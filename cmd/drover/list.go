@@ -126,6 +126,7 @@ func list(ctx context.Context, c *cli.Context, client *ipvs.Client) error {
 	if err != nil {
 		return err
 	}
+	services = public(services)
 	var buf []ipvs.DestinationEntry
 	destinations := func(services []ipvs.ServiceEntry) (err error) {
 		buf, err = client.ListDestinations(ctx, services, buf)

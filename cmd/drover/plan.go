@@ -88,7 +88,8 @@ func runPlan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := plan.Diff(plan.Want(&file.Spec), plan.StateOf(table), plan.Owner(ownership, owned))
+	have, _ := plan.Split(plan.StateOf(table), file.Director.CheckMark)
+	p := plan.Diff(plan.Want(&file.Spec), have, plan.Owner(ownership, owned))
 	return printPlan(c.App.Writer, p, output)
 }
 

@@ -10,7 +10,7 @@ import (
 func (s *Spec) Equal(o *Spec) bool {
 	return slices.Equal(s.VIPs, o.VIPs) &&
 		slices.EqualFunc(s.Services, o.Services, func(a, b Service) bool {
-			return a.Name == b.Name && a.Service == b.Service && a.Pool == b.Pool && slices.Equal(a.RealServers, b.RealServers)
+			return a.Name == b.Name && a.Service == b.Service && a.Pool == b.Pool && a.Health == b.Health && slices.Equal(a.Checks, b.Checks) && slices.Equal(a.RealServers, b.RealServers)
 		})
 }
 
@@ -18,6 +18,7 @@ func (s *Spec) Equal(o *Spec) bool {
 func (s *Spec) Clone() Spec {
 	c := Spec{VIPs: slices.Clone(s.VIPs), Services: slices.Clone(s.Services)}
 	for i := range c.Services {
+		c.Services[i].Checks = slices.Clone(c.Services[i].Checks)
 		c.Services[i].RealServers = slices.Clone(c.Services[i].RealServers)
 	}
 	return c

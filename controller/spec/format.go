@@ -24,6 +24,7 @@ func (f *File) Format() []byte {
 	w.line(1, "reconcile_interval: %s", duration(d.ReconcileInterval))
 	w.line(1, "vip_lifetime: %s", duration(d.VIPLifetime))
 	w.line(1, "sysctls: %t", d.Sysctls)
+	w.line(1, "check_mark: %d", d.CheckMark)
 	w.line(1, "socket: %s", scalar(d.Socket))
 
 	w.spec(&f.Spec)
@@ -141,6 +142,7 @@ func (w *writer) service(s *Service) {
 	if s.Pool != "" {
 		field("pool: %s", scalar(s.Pool))
 	}
+	w.checks(s)
 	w.list(2, "real_servers", len(s.RealServers))
 	for i := range s.RealServers {
 		w.b = append(w.b, "      - "...)

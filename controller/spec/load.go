@@ -119,6 +119,11 @@ func ParseSpec(name string, content []byte) (*File, error) {
 func (f *File) With(shared *File) (*File, error) {
 	out := *f
 	out.Spec, out.Warnings = shared.Spec, shared.Warnings
+	for i := range out.Spec.Services {
+		if s := &out.Spec.Services[i]; f.Director.reserved(s.FWMark) {
+			return nil, fmt.Errorf("service %q: fwmark %s", s.Name, f.Director.reservedWhy(s.FWMark))
+		}
+	}
 	for i := range out.Spec.VIPs {
 		v := &out.Spec.VIPs[i]
 		if v.Interface == "" && f.Director.Interface == "" {
@@ -151,10 +156,24 @@ func read(name string, r *conf.Reader, raw *rawFile) (*File, error) {
 	}
 	rd.vips(raw)
 	rd.services(raw)
+	for i := range rd.file.Spec.Services {
+		if s := &rd.file.Spec.Services[i]; rd.file.Director.reserved(s.FWMark) {
+			rd.In("%s", label("services", i, raw.Services.V[i].V.Name)).Errorf(raw.Services.V[i].V.FWMark.Pos, "fwmark", "%s", rd.file.Director.reservedWhy(s.FWMark))
+		}
+	}
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
 	return rd.file, nil
+}
+
+// reserved reports whether a firewall mark is one of the checks'.
+func (o *Options) reserved(mark uint32) bool {
+	return mark >= o.CheckMark && mark-o.CheckMark < CheckMarks
+}
+
+func (o *Options) reservedWhy(mark uint32) string {
+	return fmt.Sprintf("%d is one of the marks that health checks use, %d to %d: choose another, or move those by director: check_mark", mark, o.CheckMark, o.CheckMark+CheckMarks-1)
 }
 
 // start is where complaints about what a file lacks point to.
@@ -184,6 +203,7 @@ func (rd *reader) director(raw *rawFile) {
 	o.ReconcileInterval = r.Duration(d.ReconcileInterval, "reconcile_interval", minReconcile, maxReconcile, DefaultReconcileInterval)
 	o.VIPLifetime = wholeSeconds(r, d.VIPLifetime, "vip_lifetime", minLifetime, maxLifetime, DefaultVIPLifetime)
 	o.Sysctls = r.Bool(d.Sysctls, "sysctls", true)
+	o.CheckMark = uint32(r.Int(d.CheckMark, "check_mark", 1, math.MaxUint32-CheckMarks+1, DefaultCheckMark))
 	o.Socket = r.String(d.Socket, DefaultSocket)
 	switch s := o.Socket; {
 	case s == "":

@@ -23,6 +23,7 @@ type (
 		ReconcileInterval conf.Value `yaml:"reconcile_interval"`
 		VIPLifetime       conf.Value `yaml:"vip_lifetime"`
 		Sysctls           conf.Value `yaml:"sysctls"`
+		CheckMark         conf.Value `yaml:"check_mark"`
 		Socket            conf.Value `yaml:"socket"`
 	}
 
@@ -46,6 +47,8 @@ type (
 		Forwarding     conf.Value                    `yaml:"forwarding"`
 		Tunnel         conf.At[rawTunnel]            `yaml:"tunnel"`
 		Pool           conf.Value                    `yaml:"pool"`
+		Checks         conf.At[[]conf.At[rawCheck]]  `yaml:"checks"`
+		Health         conf.At[rawHealth]            `yaml:"health"`
 		RealServers    conf.At[[]conf.At[rawServer]] `yaml:"real_servers"`
 	}
 

@@ -140,6 +140,7 @@ func (s *serviceReader) read() {
 		s.svc.Name = s.svc.Key.String()
 	}
 	s.pool()
+	s.checks()
 	s.servers()
 }
 

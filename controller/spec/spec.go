@@ -45,6 +45,8 @@ type Service struct {
 	ipvs.Service
 	// Pool names real servers that announce themselves, in addition to RealServers; "" for none.
 	Pool        string
+	Checks      []Check // all have to pass; none: every real server is taken for up
+	Health      Health
 	RealServers []RealServer
 }
 
@@ -78,7 +80,9 @@ type Options struct {
 	ReconcileInterval time.Duration // 100 ms .. 1 h, default 5 s
 	VIPLifetime       time.Duration // whole seconds, 2 s .. 1 h, default 4 s: the kernel drops an unrenewed VIP after it
 	Sysctls           bool          // whether to set the director's sysctls; default true
-	Socket            string        // path of the status socket; default /run/drover/director.sock, "" for none
+	// CheckMark is the first of CheckMarks firewall marks for the checks' own use; default DefaultCheckMark.
+	CheckMark uint32
+	Socket    string // path of the status socket; default /run/drover/director.sock, "" for none
 }
 
 // File is a director's whole file.

@@ -28,7 +28,7 @@ const head = "director: {interface: eth0}\nvips: [192.0.2.10]\n"
 
 func TestDefaults(t *testing.T) {
 	f := parse(t, "vips: []\nservices: []\n")
-	want := Options{Ownership: OwnListed, OnStop: Release, ReconcileInterval: 5 * time.Second, VIPLifetime: 4 * time.Second, Sysctls: true, Socket: DefaultSocket}
+	want := Options{Ownership: OwnListed, OnStop: Release, ReconcileInterval: 5 * time.Second, VIPLifetime: 4 * time.Second, Sysctls: true, CheckMark: DefaultCheckMark, Socket: DefaultSocket}
 	if f.Director != want || len(f.Spec.VIPs) != 0 || len(f.Spec.Services) != 0 || f.Warnings != nil {
 		t.Errorf("got %+v", f)
 	}
@@ -80,7 +80,7 @@ services:
 `)
 	addr := netip.MustParseAddr
 	want := File{
-		Director: Options{Interface: "eth0", Ownership: OwnAll, OnStop: Keep, ReconcileInterval: 250 * time.Millisecond, VIPLifetime: time.Minute},
+		Director: Options{Interface: "eth0", Ownership: OwnAll, OnStop: Keep, ReconcileInterval: 250 * time.Millisecond, VIPLifetime: time.Minute, CheckMark: DefaultCheckMark},
 		Spec: Spec{
 			VIPs: []VIP{{Prefix: netip.MustParsePrefix("192.0.2.10/24"), Group: DefaultGroup}, {Prefix: netip.MustParsePrefix("2001:db8::10/128"), Interface: "eth1", Group: "mail"}},
 			Services: []Service{
@@ -207,7 +207,7 @@ func TestReferenceFile(t *testing.T) {
 // Whoever adds a field to Spec must add it to Equal, Clone and Format.
 func TestEqualAndCloneKnowEveryField(t *testing.T) {
 	full := randomFile(rand.New(rand.NewPCG(1, 1))).Spec
-	for len(full.VIPs) == 0 || len(full.Services) == 0 || len(full.Services[0].RealServers) == 0 {
+	for len(full.VIPs) == 0 || len(full.Services) == 0 || len(full.Services[0].Checks) == 0 || len(full.Services[0].RealServers) == 0 {
 		full = randomFile(rand.New(rand.NewPCG(rand.Uint64(), 1))).Spec
 	}
 	full.Services[0].Addr = netip.MustParseAddr("192.0.2.1")
@@ -239,6 +239,8 @@ func TestEqualAndCloneKnowEveryField(t *testing.T) {
 			v.SetString(v.String() + "x")
 		case v.CanUint():
 			v.SetUint(v.Uint() + 1)
+		case v.CanInt():
+			v.SetInt(v.Int() + 1)
 		default:
 			t.Fatalf("%s is a %s: say here how to change it, and handle it in Equal, Clone and Format", path, v.Type())
 		}
@@ -265,7 +267,7 @@ func randomFile(r *rand.Rand) *File {
 	f := &File{Director: Options{
 		Interface: []string{"eth0", "bond0.100", `we"ird\`, "true", "1"}[r.IntN(5)], Ownership: []Ownership{OwnAll, OwnListed}[r.IntN(2)],
 		OnStop: []OnStop{Release, Keep}[r.IntN(2)], ReconcileInterval: minReconcile + time.Duration(r.Int64N(int64(maxReconcile-minReconcile))),
-		VIPLifetime: time.Duration(2+r.IntN(3599)) * time.Second, Sysctls: r.IntN(2) == 0, Socket: []string{"", DefaultSocket, "/tmp/a b#c: d'\"\\"}[r.IntN(3)],
+		VIPLifetime: time.Duration(2+r.IntN(3599)) * time.Second, Sysctls: r.IntN(2) == 0, CheckMark: []uint32{DefaultCheckMark, 1 << 31}[r.IntN(2)], Socket: []string{"", DefaultSocket, "/tmp/a b#c: d'\"\\"}[r.IntN(3)],
 	}}
 	for i := range r.IntN(4) {
 		v := VIP{Interface: []string{"", "eth1", "é"[:0]}[r.IntN(3)], Group: []string{DefaultGroup, "mail", "1", "true"}[r.IntN(4)]}
@@ -343,6 +345,7 @@ func randomFile(r *rand.Rand) *File {
 			}
 			s.RealServers = append(s.RealServers, d)
 		}
+		randomChecks(r, &s)
 		f.Spec.Services = append(f.Spec.Services, s)
 	}
 	return f

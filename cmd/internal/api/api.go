@@ -4,23 +4,26 @@ import (
 	"encoding/json"
 	"net/netip"
 	"time"
+
+	"github.com/drover-lb/drover/controller/health"
 )
 
 // Cluster is what a director knows of its cluster. Times without a date are in seconds.
 type Cluster struct {
-	Node        string    `json:"node"` // who says this
-	Label       string    `json:"label"`
-	Mode        string    `json:"mode"` // lease or priority
-	Lease       float64   `json:"lease_seconds"`
-	Fingerprint string    `json:"fingerprint"` // of voters, mode and lease
-	Started     time.Time `json:"started"`
-	Maintenance bool      `json:"maintenance"`
-	Fence       string    `json:"fence"` // how the kernel enforces the lease, or why it does not
-	Spec        Spec      `json:"spec"`
-	Groups      []Group   `json:"groups"`
-	Members     []Member  `json:"members"`
-	Sync        Sync      `json:"sync"`
-	Warnings    []string  `json:"warnings,omitempty"` // what an operator should know
+	Node        string          `json:"node"` // who says this
+	Label       string          `json:"label"`
+	Mode        string          `json:"mode"` // lease or priority
+	Lease       float64         `json:"lease_seconds"`
+	Fingerprint string          `json:"fingerprint"` // of voters, mode and lease
+	Started     time.Time       `json:"started"`
+	Maintenance bool            `json:"maintenance"`
+	Fence       string          `json:"fence"` // how the kernel enforces the lease, or why it does not
+	Spec        Spec            `json:"spec"`
+	Groups      []Group         `json:"groups"`
+	Members     []Member        `json:"members"`
+	Sync        Sync            `json:"sync"`
+	Checks      []health.Report `json:"checks"`
+	Warnings    []string        `json:"warnings,omitempty"` // what an operator should know
 }
 
 // Spec says which specification is in force.

@@ -1,0 +1,489 @@
+package health
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/drover-lb/drover/controller/plan"
+	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/ipvs"
+)
+
+// Target is one probe: what is asked, and where. It is comparable; servers with the same targets share them.
+type Target struct {
+	Check spec.Check
+	Place spec.Place
+}
+
+// Prober asks once. mark is the firewall mark of what it sends, 0 for none. The error says why the answer is not
+// as it should be, for people. It is called from many goroutines, and returns soon after ctx ends.
+type Prober interface {
+	Probe(ctx context.Context, t Target, mark uint32) error
+}
+
+// DefaultInFlight is how many probes are under way at a time.
+const DefaultInFlight = 512
+
+// Options of an Engine. Only Prober is required.
+type Options struct {
+	Prober   Prober
+	Marks    uint32 // the first mark of private services; 0: there are none, and probes go to RIPs
+	InFlight int    // default DefaultInFlight
+	Log      *slog.Logger
+	// Event is told of each change of a server's state, and must not block.
+	Event func(Event)
+}
+
+// Event is a change of a real server's state.
+type Event struct {
+	Service string // its name
+	Server  string // its name
+	Verdict
+}
+
+// Engine has real servers probed as a spec says. Make one with [New]; it does nothing before [Engine.Run].
+type Engine struct {
+	opts    Options
+	log     *slog.Logger
+	view    atomic.Pointer[View]
+	private atomic.Pointer[plan.State]
+	changed chan struct{} // capacity 1
+	wake    chan struct{} // capacity 1
+	results chan result
+	probes  atomic.Uint64
+
+	mu         sync.Mutex // guards what follows
+	spec       *spec.Spec // the newest, nil once it is taken in
+	viaVIP     bool
+	programmed map[uint32]ipvs.Destination // marks whose services are in the kernel
+	news       bool                        // programmed has changed
+
+	// What follows belongs to the goroutine of Run.
+
+	current  *spec.Spec
+	path     bool // viaVIP as taken in
+	targets  map[Target]*target
+	queue    queue
+	waiting  []*target // for their private service
+	inFlight int
+	marks    marks
+	ready    map[uint32]ipvs.Destination // programmed as taken in
+	services map[ipvs.Key]*service
+	dirty    map[ipvs.Key]bool // services to be judged
+	loud     bool              // and the table may change by it
+	judged   time.Time
+}
+
+// target is a probe with its state and those who share it.
+type target struct {
+	Target
+	track  Track
+	due    time.Time
+	queued bool // or else it is under way, or waits
+	users  []ipvs.Key
+	gone   bool
+}
+
+type result struct {
+	t      *target
+	reason string
+	began  time.Time
+}
+
+// service is a service of the spec with the targets of each server.
+type service struct {
+	spec    *spec.Service
+	targets [][]*target // by server
+}
+
+// New returns an engine for no services.
+func New(o Options) *Engine {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Event == nil {
+		o.Event = func(Event) {}
+	}
+	o.InFlight = cmp.Or(o.InFlight, DefaultInFlight)
+	e := &Engine{
+		opts: o, log: o.Log, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), results: make(chan result, o.InFlight),
+		current: &spec.Spec{}, targets: make(map[Target]*target), services: make(map[ipvs.Key]*service), dirty: make(map[ipvs.Key]bool),
+	}
+	e.marks.first = o.Marks
+	e.view.Store(&View{})
+	e.private.Store(&plan.State{})
+	return e
+}
+
+// String names the task.
+func (e *Engine) String() string { return "health checks" }
+
+// Changed has a value when View or Private may say something new.
+func (e *Engine) Changed() <-chan struct{} { return e.changed }
+
+// View is what is known now.
+func (e *Engine) View() View { return *e.view.Load() }
+
+// Private are the services that probes to VIPs need in the kernel.
+func (e *Engine) Private() plan.State { return *e.private.Load() }
+
+// Probes counts the probes that were started.
+func (e *Engine) Probes() uint64 { return e.probes.Load() }
+
+// SetSpec makes s what is checked. The engine keeps s, which must not be changed any more.
+func (e *Engine) SetSpec(s *spec.Spec) {
+	e.mu.Lock()
+	e.spec = s
+	e.mu.Unlock()
+	nudge(e.wake)
+}
+
+// SetPath says whether packets that carry a mark are forwarded by this host. If not, all probes go to the real
+// servers' own addresses.
+func (e *Engine) SetPath(viaVIP bool) {
+	e.mu.Lock()
+	same := e.viaVIP == viaVIP
+	e.viaVIP = viaVIP
+	e.mu.Unlock()
+	if !same {
+		nudge(e.wake)
+	}
+}
+
+// Programmed says which private services are in the kernel.
+func (e *Engine) Programmed(st plan.State) {
+	in := make(map[uint32]ipvs.Destination, len(st.Services))
+	for i := range st.Services {
+		if s := &st.Services[i]; len(s.Servers) == 1 && s.Servers[0].Weight > 0 {
+			in[s.FWMark] = s.Servers[0]
+		}
+	}
+	e.mu.Lock()
+	same := maps.Equal(e.programmed, in)
+	e.programmed = in
+	e.news = e.news || !same
+	e.mu.Unlock()
+	if !same {
+		nudge(e.wake)
+	}
+}
+
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run checks until ctx ends, and returns nil.
+func (e *Engine) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for {
+		e.takeIn()
+		wait := e.start(ctx, &running)
+		if len(e.dirty) > 0 {
+			if soon := judgeGap - time.Since(e.judged); soon > 0 {
+				wait = min(wait, soon)
+			} else {
+				e.judge()
+			}
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.wake:
+		case <-timer.C:
+		case r := <-e.results:
+			e.result(r)
+			for more := true; more; {
+				select {
+				case r := <-e.results:
+					e.result(r)
+				default:
+					more = false
+				}
+			}
+		}
+	}
+}
+
+// takeIn takes in what others have set.
+func (e *Engine) takeIn() {
+	e.mu.Lock()
+	s, path, news := e.spec, e.viaVIP && e.opts.Marks != 0, e.news
+	e.spec, e.news = nil, false
+	if news {
+		e.ready = e.programmed
+	}
+	e.mu.Unlock()
+	if news {
+		for _, t := range e.waiting {
+			if !t.gone {
+				e.enqueue(t)
+			}
+		}
+		e.waiting = nil
+	}
+	if s == nil && path == e.path {
+		return
+	}
+	if s != nil {
+		e.current = s
+	}
+	e.path = path
+	e.assign(time.Now())
+}
+
+// assign makes targets of the current spec. Those that go on keep their state, and so do those of which only the
+// way changes.
+func (e *Engine) assign(now time.Time) {
+	old, before := e.targets, e.services
+	e.targets, e.services = make(map[Target]*target), make(map[ipvs.Key]*service)
+	used := make(map[via]bool)
+	for i := range e.current.Services {
+		s := &e.current.Services[i]
+		if !s.Checked() {
+			continue
+		}
+		svc := &service{spec: s, targets: make([][]*target, len(s.RealServers))}
+		e.services[s.Key] = svc
+		for j := range s.RealServers {
+			d := &s.RealServers[j].Destination
+			for k := range s.Checks {
+				c := &s.Checks[k]
+				path := c.Path
+				if !e.path || d.Forward == ipvs.Masq { // such a server does not have the VIP
+					path = spec.PathRIP
+				}
+				t := e.target(old, Target{*c, s.Place(c, path, d)}, now)
+				if t.track.State == Unknown {
+					t.track = inherited(before[s.Key], c, d.DestKey)
+				}
+				if n := len(t.users); n == 0 || t.users[n-1] != s.Key {
+					t.users = append(t.users, s.Key)
+				}
+				svc.targets[j] = append(svc.targets[j], t)
+				if t.Place.Via.Addr.IsValid() {
+					used[viaOf(t.Place)] = true
+				}
+			}
+		}
+	}
+	e.queue = e.queue[:0]
+	for _, t := range old {
+		t.gone = e.targets[t.Target] != t
+	}
+	for _, t := range e.targets {
+		if t.queued {
+			e.queue = append(e.queue, t)
+		}
+	}
+	heap.Init(&e.queue)
+	e.marks.assign(used)
+	private := e.marks.table()
+	e.private.Store(&private)
+	clear(e.dirty)
+	for k := range e.services {
+		e.dirty[k] = true
+	}
+	e.judged, e.loud = time.Time{}, true
+}
+
+// enqueue puts a target into the queue.
+func (e *Engine) enqueue(t *target) {
+	t.queued = true
+	heap.Push(&e.queue, t)
+}
+
+// target finds a target among the old ones or the new ones, or makes it.
+func (e *Engine) target(old map[Target]*target, key Target, now time.Time) *target {
+	if t := e.targets[key]; t != nil {
+		return t
+	}
+	t := old[key]
+	if t == nil {
+		t = &target{Target: key, due: now, queued: true}
+	}
+	t.users = nil
+	e.targets[key] = t
+	return t
+}
+
+// inherited is the state of the same check of the same server by another way, if there was one.
+func inherited(before *service, c *spec.Check, k ipvs.DestKey) Track {
+	if before == nil {
+		return Track{}
+	}
+	for j := range before.spec.RealServers {
+		if before.spec.RealServers[j].DestKey != k {
+			continue
+		}
+		for _, t := range before.targets[j] {
+			if t.Check == *c {
+				return Track{State: t.track.State, Since: t.track.Since, Reason: t.track.Reason}
+			}
+		}
+	}
+	return Track{}
+}
+
+// start starts what is due, and returns how long nothing else will be.
+func (e *Engine) start(ctx context.Context, running *sync.WaitGroup) time.Duration {
+	now := time.Now()
+	for len(e.queue) > 0 && e.inFlight < e.opts.InFlight {
+		t := e.queue[0]
+		if wait := t.due.Sub(now); wait > 0 {
+			return wait
+		}
+		heap.Pop(&e.queue)
+		t.queued = false
+		mark := t.Check.Mark
+		if t.Place.Via.Addr.IsValid() {
+			mark = e.marks.of[viaOf(t.Place)]
+			if in, ok := e.ready[mark]; mark == 0 || !ok || in != t.Place.Via {
+				e.waiting = append(e.waiting, t)
+				continue
+			}
+		}
+		t.due = now.Add(jitter(e.interval(t)))
+		e.inFlight++
+		e.probes.Add(1)
+		running.Go(func() {
+			r := result{t: t, began: now}
+			ctx, cancel := context.WithTimeout(ctx, t.Check.Timeout)
+			defer cancel()
+			if err := e.opts.Prober.Probe(ctx, t.Target, mark); err != nil {
+				r.reason = err.Error()
+			}
+			e.results <- r // there is room for all that are under way
+		})
+	}
+	return time.Hour
+}
+
+// interval is how long after the start of a probe the next one starts.
+func (e *Engine) interval(t *target) time.Duration {
+	if t.track.Changing() {
+		return t.Check.Fast
+	}
+	return t.Check.Interval
+}
+
+// jitter is d, up to a tenth more or less.
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)/5*float64(d))
+}
+
+// result takes in the result of a probe.
+func (e *Engine) result(r result) {
+	e.inFlight--
+	t := r.t
+	if t.gone {
+		return
+	}
+	now := time.Now()
+	was := t.track.Changing()
+	changed := t.track.Add(r.reason, now, t.Check.Rise, t.Check.Fall)
+	if was != t.track.Changing() {
+		t.due = r.began.Add(jitter(e.interval(t)))
+	}
+	if t.due.Before(now) {
+		t.due = now
+	}
+	e.enqueue(t)
+	if changed || was || t.track.Changing() {
+		for _, k := range t.users {
+			e.dirty[k] = true
+		}
+		e.loud = e.loud || changed
+	}
+}
+
+// judgeGap is the least time between two judgements, so that many results at once cost one.
+const judgeGap = 5 * time.Millisecond
+
+// judge renews the view of the services that are dirty.
+func (e *Engine) judge() {
+	old := e.View()
+	view := make(View, len(e.services))
+	for k := range e.services {
+		view[k] = old[k]
+	}
+	for k := range e.dirty {
+		svc := e.services[k]
+		out := &Service{Servers: make(map[ipvs.DestKey]Verdict, len(svc.targets))}
+		for j, targets := range svc.targets {
+			d := &svc.spec.RealServers[j]
+			v := verdict(targets)
+			was := Unknown
+			if before := old[k]; before != nil {
+				was = before.Servers[d.DestKey].State
+			}
+			if v.State != was && v.State != Unknown {
+				e.opts.Event(Event{Service: svc.spec.Name, Server: d.Name, Verdict: v})
+			}
+			out.Servers[d.DestKey] = v
+		}
+		view[k] = out
+	}
+	e.view.Store(&view)
+	if e.loud {
+		nudge(e.changed)
+	}
+	clear(e.dirty)
+	e.judged, e.loud = time.Now(), false
+}
+
+// verdict is the worst of what the targets of a server say.
+func verdict(targets []*target) Verdict {
+	v := Verdict{State: Up}
+	for _, t := range targets {
+		x := &t.track
+		reason := ""
+		if x.Reason != "" {
+			reason = string(t.Check.Kind) + " " + t.Place.To.String() + ": " + x.Reason
+		}
+		switch {
+		case x.State == Down && v.State != Down:
+			v = Verdict{Down, x.Since, reason}
+		case x.State == Down:
+		case x.State == Unknown && v.State == Up:
+			v = Verdict{State: Unknown, Reason: reason}
+		case v.State == Up:
+			if x.Since.After(v.Since) {
+				v.Since = x.Since
+			}
+			v.Reason = cmp.Or(v.Reason, reason)
+		}
+	}
+	return v
+}
+
+// queue has what is not under way, what is due first on top.
+type queue []*target
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)        { *q = append(*q, x.(*target)) }
+
+func (q *queue) Pop() any {
+	last := len(*q) - 1
+	t := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	return t
+}

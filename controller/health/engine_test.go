@@ -1,0 +1,264 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/drover-lb/drover/controller/plan"
+	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/ipvs"
+)
+
+// world answers probes: what it has an error for is bad.
+type world struct {
+	mu    sync.Mutex
+	bad   map[netip.Addr]error // by real server
+	count map[string]int       // probes by place and mark
+	most  int                  // under way at a time
+	now   int
+	takes time.Duration
+}
+
+func (w *world) Probe(ctx context.Context, t Target, mark uint32) error {
+	server := t.Place.To.Addr()
+	if t.Place.Via.Addr.IsValid() {
+		server = t.Place.Via.Addr
+	}
+	w.mu.Lock()
+	w.count[fmt.Sprintf("%s mark %d", t.Place.To, mark)]++
+	w.now++
+	w.most = max(w.most, w.now)
+	err := w.bad[server]
+	w.mu.Unlock()
+	select {
+	case <-time.After(w.takes):
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	w.mu.Lock()
+	w.now--
+	w.mu.Unlock()
+	return err
+}
+
+func (w *world) set(addr string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bad[netip.MustParseAddr(addr)] = err
+}
+
+func (w *world) probes() (places, all int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range w.count {
+		all += n
+	}
+	return len(w.count), all
+}
+
+// sites is a spec of services at ports from 80 on, with real servers 10.0.0.1 and on, all with the checks.
+func sites(t *testing.T, services, servers int, checks string) *spec.Spec {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("director: {interface: eth0}\nvips: [192.0.2.10]\nservices:\n")
+	for i := range services {
+		fmt.Fprintf(&b, "  - {name: s%d, address: 192.0.2.10, port: %d, checks: [%s], real_servers: [", i, 80+i, checks)
+		for j := range servers {
+			fmt.Fprintf(&b, "10.0.%d.%d, ", j/250, 1+j%250)
+		}
+		b.WriteString("]}\n")
+	}
+	f, err := spec.Parse("test", []byte(b.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &f.Spec
+}
+
+// run runs an engine in a bubble of synctest, until f returns.
+func run(t *testing.T, o Options, f func(e *Engine, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{bad: make(map[netip.Addr]error), count: make(map[string]int), takes: time.Millisecond}
+		o.Prober = w
+		e := New(o)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		done := make(chan error, 1)
+		go func() { done <- e.Run(ctx) }()
+		f(e, w)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// states is the state of each server of a service, by its address.
+func states(v View, s *spec.Spec, i int) string {
+	out := ""
+	for j := range s.Services[i].RealServers {
+		out += v.of(s.Services[i].Key, s.Services[i].RealServers[j].DestKey).State.String() + " "
+	}
+	return strings.TrimSpace(out)
+}
+
+const fast = "{type: tcp, path: rip, interval: 1s, fast_interval: 100ms, timeout: 500ms, rise: 2, fall: 3}"
+
+func TestEngineFollowsServers(t *testing.T) {
+	var log []string
+	run(t, Options{Event: func(e Event) { log = append(log, e.String()) }}, func(e *Engine, w *world) {
+		s := sites(t, 1, 2, fast)
+		w.set("10.0.0.2", errors.New("connection refused"))
+		e.SetSpec(s)
+		time.Sleep(50 * time.Millisecond)
+		if got := states(e.View(), s, 0); got != "up unknown" {
+			t.Errorf("at first: %s", got)
+		}
+		time.Sleep(time.Second)
+		if got := states(e.View(), s, 0); got != "up down" {
+			t.Errorf("after a second: %s", got)
+		}
+		// From the first bad one on the pace is the fast one.
+		w.set("10.0.0.1", errors.New("no route to host"))
+		w.set("10.0.0.2", nil)
+		time.Sleep(1500 * time.Millisecond)
+		if got := states(e.View(), s, 0); got != "down up" {
+			t.Errorf("the other way round: %s", got)
+		}
+		// The same spec again changes nothing, a server that goes is forgotten.
+		<-e.Changed()
+		again := s.Clone()
+		e.SetSpec(&again)
+		synctest.Wait()
+		if got := states(e.View(), &again, 0); got != "down up" {
+			t.Errorf("after the same spec: %s", got)
+		}
+		again = s.Clone()
+		again.Services[0].RealServers = again.Services[0].RealServers[1:]
+		e.SetSpec(&again)
+		synctest.Wait()
+		if got := states(e.View(), s, 0); got != "unknown up" {
+			t.Errorf("without the first: %s", got)
+		}
+		_, before := w.probes()
+		time.Sleep(10 * time.Second)
+		if _, after := w.probes(); after-before < 9 || after-before > 12 {
+			t.Errorf("%d probes in 10 s", after-before)
+		}
+	})
+	want := "s0: 10.0.0.1 is up\ns0: 10.0.0.2 is down: tcp 10.0.0.2:80: connection refused\n" +
+		"s0: 10.0.0.1 is down: tcp 10.0.0.1:80: no route to host\ns0: 10.0.0.2 is up"
+	other := "s0: 10.0.0.1 is up\ns0: 10.0.0.2 is down: tcp 10.0.0.2:80: connection refused\n" +
+		"s0: 10.0.0.2 is up\ns0: 10.0.0.1 is down: tcp 10.0.0.1:80: no route to host"
+	if got := strings.Join(log, "\n"); got != want && got != other {
+		t.Errorf("events:\n%s", got)
+	}
+}
+
+// Services that would send the same probe share it: 40 services on 50 servers, all checked at one port, are 50
+// probes an interval.
+func TestEngineSharesProbes(t *testing.T) {
+	run(t, Options{InFlight: 10}, func(e *Engine, w *world) {
+		e.SetSpec(sites(t, 40, 50, "{type: tcp, path: rip, port: 9, interval: 1s}"))
+		time.Sleep(10500 * time.Millisecond)
+		places, all := w.probes()
+		if places != 50 || all < 9*50 || all > 12*50 || w.most > 10 {
+			t.Errorf("%d places, %d probes in 10.5 s, %d at a time", places, all, w.most)
+		}
+		if uint64(all) != e.Probes() {
+			t.Errorf("%d probes are counted, %d were made", e.Probes(), all)
+		}
+	})
+}
+
+// A probe through a server waits until its private service is in the kernel, and carries its mark.
+func TestEngineProbesThrough(t *testing.T) {
+	run(t, Options{Marks: 1000}, func(e *Engine, w *world) {
+		s := sites(t, 2, 3, "{type: tcp, interval: 1s}")
+		e.SetPath(true)
+		e.SetSpec(s)
+		time.Sleep(5 * time.Second)
+		if _, n := w.probes(); n != 0 {
+			t.Errorf("%d probes before there is a private service", n)
+		}
+		private := e.Private()
+		if len(private.Services) != 3 {
+			t.Fatalf("private services: %v", private)
+		}
+		for i, p := range private.Services {
+			if p.FWMark != uint32(1000+i) || len(p.Servers) != 1 || p.Servers[0].Addr != s.Services[0].RealServers[i].Addr || p.Servers[0].Port != 0 || !plan.Private(p.Key, 1000) {
+				t.Errorf("private service %+v", p)
+			}
+		}
+		e.Programmed(plan.State{Services: private.Services[:2]})
+		time.Sleep(100 * time.Millisecond)
+		if got := states(e.View(), s, 0); got != "up up unknown" {
+			t.Errorf("with two private services: %s", got)
+		}
+		e.Programmed(private)
+		time.Sleep(100 * time.Millisecond)
+		if got := states(e.View(), s, 1); got != "up up up" {
+			t.Errorf("with all private services: %s", got)
+		}
+		if w.count["192.0.2.10:81 mark 1002"] != 1 {
+			t.Errorf("probes: %v", w.count)
+		}
+		// A server that goes gives its mark back, and the others keep theirs.
+		fewer := s.Clone()
+		for i := range fewer.Services {
+			fewer.Services[i].RealServers = fewer.Services[i].RealServers[1:]
+		}
+		e.SetSpec(&fewer)
+		synctest.Wait()
+		if p := e.Private(); len(p.Services) != 2 || p.Services[0].FWMark != 1001 {
+			t.Errorf("private services: %v", p)
+		}
+		// On a standby the servers are asked at their own addresses, and what is known stays.
+		w.set("10.0.0.2", errors.New("bad"))
+		e.SetPath(false)
+		synctest.Wait()
+		if got := states(e.View(), s, 0); got != "unknown up up" || len(e.Private().Services) != 0 {
+			t.Errorf("after the change of the way: %s; %v", got, e.Private())
+		}
+		time.Sleep(5 * time.Second)
+		if got := states(e.View(), s, 0); got != "unknown down up" {
+			t.Errorf("5 s later: %s", got)
+		}
+	})
+}
+
+func TestWant(t *testing.T) {
+	s := sites(t, 2, 4, fast)
+	s.Services[1].Health.OnFail = spec.WeightZero
+	up, down := Verdict{State: Up}, Verdict{State: Down}
+	view := make(View)
+	for i := range s.Services {
+		view[s.Services[i].Key] = &Service{Servers: map[ipvs.DestKey]Verdict{
+			s.Services[i].RealServers[0].DestKey: up, s.Services[i].RealServers[1].DestKey: down}}
+	}
+	// Of the third and the fourth nothing is known.
+	text := func(st plan.State) string { return plan.Diff(st, plan.State{}, nil).String() }
+	want := "-A -t 192.0.2.10:80 -s wlc\n-a -t 192.0.2.10:80 -r 10.0.0.1:80 -g -w 1\n" +
+		"-A -t 192.0.2.10:81 -s wlc\n-a -t 192.0.2.10:81 -r 10.0.0.1:81 -g -w 1\n-a -t 192.0.2.10:81 -r 10.0.0.2:81 -g -w 0\n"
+	if got := text(Want(s, view, plan.State{})); got != want {
+		t.Errorf("with an empty table:\n%s", got)
+	}
+	have := plan.Want(s)
+	have.Find(s.Services[1].Key).Servers[3].Weight = 0
+	want = "-A -t 192.0.2.10:80 -s wlc\n-a -t 192.0.2.10:80 -r 10.0.0.1:80 -g -w 1\n-a -t 192.0.2.10:80 -r 10.0.0.3:80 -g -w 1\n-a -t 192.0.2.10:80 -r 10.0.0.4:80 -g -w 1\n" +
+		"-A -t 192.0.2.10:81 -s wlc\n-a -t 192.0.2.10:81 -r 10.0.0.1:81 -g -w 1\n-a -t 192.0.2.10:81 -r 10.0.0.2:81 -g -w 0\n-a -t 192.0.2.10:81 -r 10.0.0.3:81 -g -w 1\n-a -t 192.0.2.10:81 -r 10.0.0.4:81 -g -w 0\n"
+	if got := text(Want(s, view, have)); got != want {
+		t.Errorf("with a table:\n%s", got)
+	}
+	s.Services[0].Checks = nil
+	if got := Want(s, View{}, plan.State{}); len(got.Services[0].Servers) != 4 {
+		t.Errorf("without checks: %v", got.Services[0])
+	}
+}

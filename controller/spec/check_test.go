@@ -1,0 +1,41 @@
+package spec
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/drover-lb/drover/ipvs"
+)
+
+// randomChecks gives a service valid checks, sometimes.
+func randomChecks(r *rand.Rand, s *Service) {
+	pick := func(words ...string) string { return words[r.IntN(len(words))] }
+	for i := range r.IntN(3) {
+		c := Check{Kind: checkKinds[r.IntN(len(checkKinds))], Path: PathRIP, Port: uint16(1 + i)}
+		if s.FWMark == 0 && commonForward(s.RealServers) != ipvs.Masq && r.IntN(2) == 0 {
+			c.Path = PathVIP
+		}
+		if c.Path == PathRIP && r.IntN(2) == 0 {
+			c.Mark = 1 + r.Uint32N(1<<32-1)
+		}
+		if r.IntN(3) == 0 {
+			c.Bind = netip.MustParseAddr("10.9.9.9")
+			if s.Family == ipvs.IPv6 {
+				c.Bind = netip.MustParseAddr("fd00::9")
+			}
+		}
+		c.Interval = minCheckInterval + time.Duration(r.Int64N(int64(maxCheckInterval-minCheckInterval)))
+		c.Fast = minCheckInterval + time.Duration(r.Int64N(int64(c.Interval-minCheckInterval)+1))
+		c.Timeout = minCheckTimeout + time.Duration(r.Int64N(int64(maxCheckTimeout-minCheckTimeout)))
+		c.Rise, c.Fall = 1+r.IntN(maxRiseFall), 1+r.IntN(maxRiseFall)
+		if c.Kind == CheckHTTP {
+			c.HTTP = HTTPCheck{Method: pick("GET", "HEAD", "OPTIONS"), URI: pick("/", "/a?b=c&d", "/%20\"'#:"), Host: pick("", "example.com", "[fd00::1]:80"),
+				Headers: pick("", "X-A: b: c", "X-A: \"b\"\nX-B: "), Status: pick(DefaultStatus, "200", "200-299,404"), Body: pick("", "^ok$", "a: \"b\" # c", "\\s+\t")}
+		}
+		s.Checks = append(s.Checks, c)
+	}
+	if len(s.Checks) > 0 {
+		s.Health.OnFail = []OnFail{Remove, WeightZero}[r.IntN(2)]
+	}
+}

@@ -1,0 +1,68 @@
+package spec
+
+import (
+	"fmt"
+	"strings"
+)
+
+// checks writes the checks of a service, and how it reacts to them.
+func (w *writer) checks(s *Service) {
+	if len(s.Checks) == 0 {
+		return
+	}
+	w.line(2, "checks:")
+	for i := range s.Checks {
+		w.line(3, "- {%s}", s.Checks[i].fields())
+	}
+	var health []string
+	if s.Health.OnFail != Remove {
+		health = append(health, "on_fail: "+string(s.Health.OnFail))
+	}
+	if len(health) > 0 {
+		w.line(2, "health: {%s}", strings.Join(health, ", "))
+	}
+}
+
+// fields lists the keys of a check as a mapping in one line has them. Only what has a default that does not
+// depend on anything else is left out.
+func (c *Check) fields() string {
+	out := []string{"type: " + string(c.Kind), "path: " + string(c.Path)}
+	add := func(key, format string, args ...any) { out = append(out, key+": "+fmt.Sprintf(format, args...)) }
+	text := func(key, value, def string) {
+		if value != def {
+			add(key, "%s", scalar(value))
+		}
+	}
+	if c.Port != 0 {
+		add("port", "%d", c.Port)
+	}
+	if c.Bind.IsValid() {
+		add("bind", "%s", scalar(c.Bind.String()))
+	}
+	if c.Mark != 0 {
+		add("mark", "%d", c.Mark)
+	}
+	add("interval", "%s", duration(c.Interval))
+	add("fast_interval", "%s", duration(c.Fast))
+	add("timeout", "%s", duration(c.Timeout))
+	add("rise", "%d", c.Rise)
+	add("fall", "%d", c.Fall)
+	if c.Kind == CheckHTTP {
+		h := &c.HTTP
+		text("method", h.Method, "GET")
+		text("uri", h.URI, "/")
+		text("host", h.Host, "")
+		if h.Headers != "" {
+			var lines []string
+			for l := range strings.SplitSeq(h.Headers, "\n") {
+				lines = append(lines, scalar(l))
+			}
+			add("headers", "[%s]", strings.Join(lines, ", "))
+		}
+		if h.Status != DefaultStatus {
+			add("status", "[%s]", strings.ReplaceAll(h.Status, ",", ", "))
+		}
+		text("body", h.Body, "")
+	}
+	return strings.Join(out, ", ")
+}
