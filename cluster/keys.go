@@ -10,10 +10,12 @@ import (
 	"sync"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/drover-lb/drover/cluster/keyring"
 )
 
-// keyring is memberlist's, with its file and without its traps.
-type keyring struct {
+// ring is memberlist's, with its file and without its traps.
+type ring struct {
 	ring *memberlist.Keyring
 	file string
 
@@ -21,8 +23,8 @@ type keyring struct {
 	keys [][]byte   // those of ring; never changed in place
 }
 
-func newKeyring(keys [][]byte, file string) (*keyring, error) {
-	k := &keyring{file: file}
+func newKeyring(keys [][]byte, file string) (*ring, error) {
+	k := &ring{file: file}
 	for _, key := range keys {
 		k.keys = append(k.keys, bytes.Clone(key))
 	}
@@ -37,7 +39,7 @@ func newKeyring(keys [][]byte, file string) (*keyring, error) {
 
 var errNoKeys = errors.New("the cluster is insecure, it has no keys")
 
-func (k *keyring) fingerprints() []string {
+func (k *ring) fingerprints() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return fingerprints(k.keys)
@@ -46,19 +48,19 @@ func (k *keyring) fingerprints() []string {
 func fingerprints(keys [][]byte) []string {
 	out := make([]string, len(keys))
 	for i, key := range keys {
-		out[i] = Fingerprint(key)
+		out[i] = keyring.Fingerprint(key)
 	}
 	return out
 }
 
-func (k *keyring) index(fp string) int {
-	return slices.IndexFunc(k.keys, func(key []byte) bool { return Fingerprint(key) == fp })
+func (k *ring) index(fp string) int {
+	return slices.IndexFunc(k.keys, func(key []byte) bool { return keyring.Fingerprint(key) == fp })
 }
 
 // set writes the file and then changes the ring by f.
-func (k *keyring) set(keys [][]byte, f func() error) error {
+func (k *ring) set(keys [][]byte, f func() error) error {
 	if k.file != "" {
-		if err := WriteKeyFile(k.file, keys); err != nil {
+		if err := keyring.WriteFile(k.file, keys); err != nil {
 			return err
 		}
 	}
@@ -69,8 +71,8 @@ func (k *keyring) set(keys [][]byte, f func() error) error {
 	return nil
 }
 
-func (k *keyring) add(key []byte) error {
-	if err := checkKey(key); err != nil {
+func (k *ring) add(key []byte) error {
+	if err := keyring.Check(key); err != nil {
 		return err
 	}
 	k.mu.Lock()
@@ -78,15 +80,15 @@ func (k *keyring) add(key []byte) error {
 	switch {
 	case len(k.keys) == 0:
 		return errNoKeys
-	case k.index(Fingerprint(key)) >= 0:
+	case k.index(keyring.Fingerprint(key)) >= 0:
 		return nil
-	case len(k.keys) >= MaxKeys:
+	case len(k.keys) >= keyring.MaxKeys:
 		return fmt.Errorf("has %d keys already: remove one first", len(k.keys))
 	}
 	return k.set(append(slices.Clone(k.keys), key), func() error { return k.ring.AddKey(key) })
 }
 
-func (k *keyring) use(fp string) error {
+func (k *ring) use(fp string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	i := k.index(fp)
@@ -101,7 +103,7 @@ func (k *keyring) use(fp string) error {
 	return k.set(keys, func() error { return k.ring.UseKey(keys[0]) })
 }
 
-func (k *keyring) remove(fp string) error {
+func (k *ring) remove(fp string) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch i := k.index(fp); {
@@ -195,7 +197,7 @@ func (n *Node) Keys(ctx context.Context) ([]KeyState, error) { return n.askAll(c
 
 // AddKey gives a key, in base64, to every live member, which from then on understands it.
 func (n *Node) AddKey(ctx context.Context, key string) ([]KeyState, error) {
-	b, err := ParseKey(key)
+	b, err := keyring.Parse(key)
 	if err != nil {
 		return nil, err
 	}
@@ -227,11 +229,11 @@ func (n *Node) RemoveKey(ctx context.Context, key string) ([]KeyState, error) {
 func (n *Node) change(ctx context.Context, op byte, key string, may func(KeyState, string) error) ([]KeyState, error) {
 	fp := key
 	if !isFingerprint(key) {
-		b, err := ParseKey(key)
+		b, err := keyring.Parse(key)
 		if err != nil {
 			return nil, err
 		}
-		fp = Fingerprint(b)
+		fp = keyring.Fingerprint(b)
 	}
 	states, err := n.Keys(ctx)
 	if err != nil {

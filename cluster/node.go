@@ -47,7 +47,7 @@ type Node struct {
 
 	refusals refusals
 
-	keys  *keyring
+	keys  *ring
 	alive atomic.Int64 // members, at least 1
 
 	ml      atomic.Pointer[memberlist.Memberlist]

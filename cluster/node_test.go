@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/drover-lb/drover/cluster/clustertest"
+	"github.com/drover-lb/drover/cluster/keyring"
 )
 
 var testKey = bytes.Repeat([]byte{7}, 32)
@@ -525,14 +526,14 @@ func TestKeyRotation(t *testing.T) {
 		var net clustertest.Network
 		c := startAll(t, &net, "a", "b", "c")
 		ctx := t.Context()
-		fresh, err := GenerateKey()
+		fresh, err := keyring.Generate()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c["a"].UseKey(ctx, fresh); err == nil || !strings.Contains(err.Error(), "nothing was changed") {
 			t.Errorf("use of a key that nobody has: %v", err)
 		}
-		old := Fingerprint(testKey)
+		old := keyring.Fingerprint(testKey)
 		if _, err := c["a"].RemoveKey(ctx, old); err == nil || !strings.Contains(err.Error(), "use another first") {
 			t.Errorf("removal of the primary: %v", err)
 		}
@@ -557,7 +558,7 @@ func TestKeyRotation(t *testing.T) {
 				}
 			}()
 		}
-		b, _ := ParseKey(fresh)
+		b, _ := keyring.Parse(fresh)
 		want := func(states []KeyState, err error, keys ...string) {
 			t.Helper()
 			if err != nil || len(states) != 3 {
@@ -571,13 +572,13 @@ func TestKeyRotation(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		states, err := c["a"].AddKey(ctx, fresh)
-		want(states, err, old, Fingerprint(b))
+		want(states, err, old, keyring.Fingerprint(b))
 		states, err = c["b"].UseKey(ctx, fresh)
-		want(states, err, Fingerprint(b), old)
+		want(states, err, keyring.Fingerprint(b), old)
 		states, err = c["c"].RemoveKey(ctx, old)
-		want(states, err, Fingerprint(b))
+		want(states, err, keyring.Fingerprint(b))
 		states, err = c["a"].Keys(ctx)
-		want(states, err, Fingerprint(b))
+		want(states, err, keyring.Fingerprint(b))
 		close(stop)
 		sent := 0
 		for range c {
@@ -595,9 +596,9 @@ func TestKeyRotation(t *testing.T) {
 			t.Errorf("%d of %d messages came", got, sent)
 		}
 		// A node that does not answer stops a change.
-		third, _ := GenerateKey()
+		third, _ := keyring.Generate()
 		states, err = c["a"].AddKey(ctx, third)
-		want(states, err, Fingerprint(b), func() string { k, _ := ParseKey(third); return Fingerprint(k) }())
+		want(states, err, keyring.Fingerprint(b), func() string { k, _ := keyring.Parse(third); return keyring.Fingerprint(k) }())
 		net.Split("c")
 		short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()

@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/drover-lb/drover/cluster/keyring"
 )
 
 // Bounds.
@@ -219,7 +221,7 @@ func (o *Options) checkKeys() (errs []error) {
 		return errs
 	}
 	if len(o.Keys) == 0 && o.KeyFile != "" {
-		keys, err := ReadKeyFile(o.KeyFile)
+		keys, err := keyring.ReadFile(o.KeyFile)
 		if err != nil {
 			return []error{err}
 		}
@@ -228,7 +230,7 @@ func (o *Options) checkKeys() (errs []error) {
 	if len(o.Keys) == 0 {
 		return []error{errors.New("a key is required (or insecure must be set)")}
 	}
-	if err := checkKeys(o.Keys); err != nil {
+	if err := keyring.CheckAll(o.Keys); err != nil {
 		errs = append(errs, err)
 	}
 	return errs

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/drover-lb/drover/cluster/keyring"
 )
 
 func TestWindow(t *testing.T) {
@@ -233,45 +234,6 @@ func FuzzEnvelope(f *testing.F) {
 	})
 }
 
-func TestKeyFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "keys")
-	a, b := bytes.Repeat([]byte{1}, 16), bytes.Repeat([]byte{2}, 32)
-	if err := WriteKeyFile(path, [][]byte{a, b}); err != nil {
-		t.Fatal(err)
-	}
-	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o600 {
-		t.Fatalf("%v, %v", st.Mode(), err)
-	}
-	if keys, err := ReadKeyFile(path); err != nil || !reflect.DeepEqual(keys, [][]byte{a, b}) {
-		t.Errorf("%v, %v", keys, err)
-	}
-	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o644} {
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := ReadKeyFile(path); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("mode %04o", mode)) {
-			t.Errorf("mode %o: %v", mode, err)
-		}
-	}
-	for content, want := range map[string]string{
-		"":                              "no key",
-		"# nothing\n\n":                 "no key",
-		"AQEBAQEBAQEBAQEBAQEBAQ==\n!\n": "line 2: key is not base64",
-		"AQEB\n":                        "line 1: key of 3 bytes: must be 16, 24 or 32",
-		"AQEBAQEBAQEBAQEBAQEBAQ==\n AQEBAQEBAQEBAQEBAQEBAQ==": "key 2: is there twice",
-		strings.Repeat("#", maxKeyFile+1):                     "longer than 4096 bytes",
-	} {
-		if _, err := parseKeys([]byte(content)); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%.30q: %v, want %q", content, err, want)
-		}
-	}
-	if k, err := GenerateKey(); err != nil {
-		t.Error(err)
-	} else if b, err := ParseKey(k); err != nil || len(b) != 32 {
-		t.Errorf("a generated key is none: %v", err)
-	}
-}
-
 func TestKeyringKeepsItsFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	a, b, c := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32), bytes.Repeat([]byte{3}, 32)
@@ -281,7 +243,7 @@ func TestKeyringKeepsItsFile(t *testing.T) {
 	}
 	same := func(want ...[]byte) {
 		t.Helper()
-		file, err := ReadKeyFile(path)
+		file, err := keyring.ReadFile(path)
 		if err != nil || !reflect.DeepEqual(file, want) || !reflect.DeepEqual(k.ring.GetKeys(), want) {
 			t.Errorf("the file has %v, the ring %v, want %v: %v", file, k.ring.GetKeys(), want, err)
 		}
@@ -292,15 +254,15 @@ func TestKeyringKeepsItsFile(t *testing.T) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
-	step(k.use(Fingerprint(b)), "does not have")
+	step(k.use(keyring.Fingerprint(b)), "does not have")
 	step(k.add(b), "")
 	same(a, b)
 	step(k.add(c), "remove one first")
-	step(k.remove(Fingerprint(a)), "use another first")
-	step(k.use(Fingerprint(b)), "")
+	step(k.remove(keyring.Fingerprint(a)), "use another first")
+	step(k.use(keyring.Fingerprint(b)), "")
 	same(b, a)
-	step(k.remove(Fingerprint(a)), "")
-	step(k.remove(Fingerprint(a)), "")
+	step(k.remove(keyring.Fingerprint(a)), "")
+	step(k.remove(keyring.Fingerprint(a)), "")
 	same(b)
 	// What cannot be stored is not done.
 	k.file = filepath.Join(path, "no", "such")
@@ -310,7 +272,7 @@ func TestKeyringKeepsItsFile(t *testing.T) {
 	}
 	empty, _ := newKeyring(nil, "")
 	step(empty.add(a), "insecure")
-	step(empty.remove(Fingerprint(a)), "")
+	step(empty.remove(keyring.Fingerprint(a)), "")
 }
 
 func TestOptions(t *testing.T) {

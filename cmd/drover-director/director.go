@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/drover-lb/drover/arp"
-	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cmd/internal/app"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/conf"
@@ -334,7 +334,7 @@ func describe(path string) (summary string, warnings conf.Errors, err error) {
 	}
 	if f.Cluster != nil {
 		// A file may be checked where the key is not.
-		switch _, err := cluster.ReadKeyFile(f.Cluster.KeyFile); {
+		switch _, err := keyring.ReadFile(f.Cluster.KeyFile); {
 		case errors.Is(err, fs.ErrNotExist):
 			f.Warnings = append(f.Warnings, &conf.Error{File: path, Pos: conf.Pos{Line: 1, Column: 1}, Place: "cluster: key_file", Message: err.Error()})
 		case err != nil:

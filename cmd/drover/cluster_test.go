@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cmd/internal/api"
 )
 
@@ -330,7 +330,7 @@ func TestKeysGenerate(t *testing.T) {
 	if again, err := os.ReadFile(path); err != nil || !bytes.Equal(again, first) {
 		t.Errorf("the key was overwritten: %q, %q, %v", first, again, err)
 	}
-	if _, err := cluster.ParseKey(strings.TrimSpace(string(first))); err != nil {
+	if _, err := keyring.Parse(strings.TrimSpace(string(first))); err != nil {
 		t.Errorf("%q is no key: %v", first, err)
 	}
 	status, out, errs := drover(t.Context(), "", "keys", "generate")

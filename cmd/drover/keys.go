@@ -11,7 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cmd/internal/api"
 )
 
@@ -51,7 +51,7 @@ func keysCommand() *cli.Command {
 }
 
 func generateKey(w io.Writer, path string) error {
-	key, err := cluster.GenerateKey()
+	key, err := keyring.Generate()
 	if err != nil {
 		return err
 	}

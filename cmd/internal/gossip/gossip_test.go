@@ -14,6 +14,7 @@ import (
 
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cluster/election"
+	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cluster/lease"
 	"github.com/drover-lb/drover/cluster/settings"
 )
@@ -23,7 +24,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // options are those of a director that is the only voter.
 func options(t *testing.T) *settings.Options {
 	t.Helper()
-	key, err := cluster.GenerateKey()
+	key, err := keyring.Generate()
 	if err != nil {
 		t.Fatal(err)
 	}

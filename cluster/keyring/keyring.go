@@ -1,4 +1,6 @@
-package cluster
+// Package keyring knows the keys of a cluster and the file that keeps them. It does not know gossip, so
+// that a program which only makes a key need not carry it.
+package keyring
 
 import (
 	"bytes"
@@ -21,11 +23,11 @@ const (
 	// it has given to readers. With two keys, the one that is not the primary is the last.
 	MaxKeys = 2
 
-	maxKeyFile = 4096 // bytes
+	maxFile = 4096 // bytes
 )
 
-// GenerateKey makes a key of 32 bytes, in base64.
-func GenerateKey() (string, error) {
+// Generate makes a key of 32 bytes, in base64.
+func Generate() (string, error) {
 	b := make([]byte, 32)
 	if _, err := rand.Read(b); err != nil {
 		return "", fmt.Errorf("failed to make a key: %w", err)
@@ -33,13 +35,13 @@ func GenerateKey() (string, error) {
 	return base64.StdEncoding.EncodeToString(b), nil
 }
 
-// ParseKey reads a key in base64. An error does not repeat what was given.
-func ParseKey(s string) ([]byte, error) {
+// Parse reads a key in base64. An error does not repeat what was given.
+func Parse(s string) ([]byte, error) {
 	b, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(s))
 	if err != nil {
 		return nil, errors.New("key is not base64")
 	}
-	return b, checkKey(b)
+	return b, Check(b)
 }
 
 // Fingerprint names a key without giving it away: 16 hexadecimal digits.
@@ -48,7 +50,8 @@ func Fingerprint(key []byte) string {
 	return hex.EncodeToString(h[:8])
 }
 
-func checkKey(key []byte) error {
+// Check refuses a key of another length than 16, 24 or 32 bytes (AES-128, -192 or -256).
+func Check(key []byte) error {
 	switch n := len(key); n {
 	case 16, 24, 32:
 		return nil
@@ -57,12 +60,13 @@ func checkKey(key []byte) error {
 	}
 }
 
-func checkKeys(keys [][]byte) error {
+// CheckAll refuses a ring with too many keys, one of a wrong length, or one that is there twice.
+func CheckAll(keys [][]byte) error {
 	if len(keys) > MaxKeys {
 		return fmt.Errorf("%d keys: at most %d", len(keys), MaxKeys)
 	}
 	for i, k := range keys {
-		if err := checkKey(k); err != nil {
+		if err := Check(k); err != nil {
 			return fmt.Errorf("key %d: %w", i+1, err)
 		}
 		if slices.ContainsFunc(keys[:i], func(o []byte) bool { return bytes.Equal(o, k) }) {
@@ -72,9 +76,9 @@ func checkKeys(keys [][]byte) error {
 	return nil
 }
 
-// ReadKeyFile reads the keys of a file: one a line in base64, the first is the primary; empty lines and
+// ReadFile reads the keys of a file: one a line in base64, the first is the primary; empty lines and
 // those that begin with # do not count. A file that others than its owner may read is refused.
-func ReadKeyFile(path string) ([][]byte, error) {
+func ReadFile(path string) ([][]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("failed to read the key file: %w", err)
@@ -90,20 +94,20 @@ func ReadKeyFile(path string) ([][]byte, error) {
 	if m := st.Mode().Perm(); m&0o077 != 0 {
 		return nil, fmt.Errorf("key file %s: mode %04o lets others read or write it, must be 0600 or 0400", path, m)
 	}
-	content, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("failed to read the key file: %w", err)
 	}
-	keys, err := parseKeys(content)
+	keys, err := parseFile(content)
 	if err != nil {
 		return nil, fmt.Errorf("key file %s: %w", path, err)
 	}
 	return keys, nil
 }
 
-func parseKeys(content []byte) (keys [][]byte, err error) {
-	if len(content) > maxKeyFile {
-		return nil, fmt.Errorf("is longer than %d bytes", maxKeyFile)
+func parseFile(content []byte) (keys [][]byte, err error) {
+	if len(content) > maxFile {
+		return nil, fmt.Errorf("is longer than %d bytes", maxFile)
 	}
 	n := 0
 	for line := range strings.Lines(string(content)) {
@@ -112,7 +116,7 @@ func parseKeys(content []byte) (keys [][]byte, err error) {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		k, err := ParseKey(line)
+		k, err := Parse(line)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
@@ -121,12 +125,12 @@ func parseKeys(content []byte) (keys [][]byte, err error) {
 	if len(keys) == 0 {
 		return nil, errors.New("has no key")
 	}
-	return keys, checkKeys(keys)
+	return keys, CheckAll(keys)
 }
 
-// WriteKeyFile replaces a key file, whole or not at all, for its owner alone.
-func WriteKeyFile(path string, keys [][]byte) error {
-	if err := checkKeys(keys); err != nil {
+// WriteFile replaces a key file, whole or not at all, for its owner alone.
+func WriteFile(path string, keys [][]byte) error {
+	if err := CheckAll(keys); err != nil {
 		return err
 	}
 	b := []byte("# Keys of the cluster, the first encrypts. Keep it secret.\n")
