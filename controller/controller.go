@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/drover-lb/drover/controller/kernel"
+	"github.com/drover-lb/drover/controller/owned"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
@@ -137,7 +138,7 @@ type Controller struct {
 	syncWords              string
 	connections            *ConnectionStatus // nil: the table was not listed yet
 
-	store    *stateStore
+	store    *owned.Store
 	storeErr error
 	owned    map[ipvs.Key]struct{}
 	vips     *vips
@@ -198,7 +199,7 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 	if opts.Summary == nil {
 		opts.Summary = func(string) {}
 	}
-	store, err := openState(opts.StateDir)
+	store, err := owned.Open(opts.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -397,16 +398,16 @@ func (c *Controller) input(in input) {
 
 // inherit reads what a predecessor left.
 func (c *Controller) inherit() {
-	st, err := c.store.load()
+	st, err := c.store.Load()
 	if err != nil {
 		c.log.Error("failed to learn what an earlier director left; its services and VIPs that are not in the file will stay", "error", err)
 	}
-	c.owned, c.vips.owned = st.services, st.vips
+	c.owned, c.vips.owned = st.Services, st.VIPs
 }
 
 // save writes the state file.
 func (c *Controller) save() {
-	c.saved(c.store.save(state{services: c.owned, vips: c.vips.owned, mark: c.file.Director.CheckMark}))
+	c.saved(c.store.Save(owned.State{Services: c.owned, VIPs: c.vips.owned, CheckMark: c.file.Director.CheckMark}))
 }
 
 // flush writes the state file if VIPs came or went since.
@@ -714,9 +715,9 @@ func (c *Controller) own(ctx context.Context, have plan.State) {
 		}
 	}
 	if changed || c.storeErr != nil {
-		st := state{services: c.owned, vips: maps.Clone(c.vips.owned), mark: c.file.Director.CheckMark}
+		st := owned.State{Services: c.owned, VIPs: maps.Clone(c.vips.owned), CheckMark: c.file.Director.CheckMark}
 		var err error
-		c.await(ctx, func() { err = c.store.save(st) })
+		c.await(ctx, func() { err = c.store.Save(st) })
 		unsaved := c.vips.unsaved // of what changed meanwhile
 		c.saved(err)
 		c.vips.unsaved = unsaved
@@ -912,7 +913,7 @@ func (c *Controller) leave(ctx context.Context) {
 // left says which VIPs could not be given up.
 func (c *Controller) left() error {
 	var errs []error
-	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.Compare) {
 		if v := c.vips.known[k]; v.state == VIPLeaving {
 			errs = append(errs, v.err)
 		}

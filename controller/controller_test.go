@@ -17,6 +17,7 @@ import (
 
 	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/kernel/kerneltest"
+	"github.com/drover-lb/drover/controller/owned"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/ipvs"
 	"github.com/drover-lb/drover/sysctl"
@@ -482,7 +483,7 @@ func TestStateFile(t *testing.T) {
 			fake(t, func(w *world, k *kerneltest.Kernel) {
 				w.start(config(""))
 				w.kill()
-				path := filepath.Join(w.stateDir, stateFile)
+				path := filepath.Join(w.stateDir, owned.File)
 				b, err := os.ReadFile(path)
 				if err != nil {
 					t.Fatal(err)
@@ -537,7 +538,7 @@ func TestUnwritableStateDir(t *testing.T) {
 	fake(t, func(w *world, k *kerneltest.Kernel) {
 		w.start(config(""))
 		// A folder of the file's name cannot be replaced by a file, even by root.
-		path := filepath.Join(w.stateDir, stateFile)
+		path := filepath.Join(w.stateDir, owned.File)
 		if err := errors.Join(os.Remove(path), os.MkdirAll(filepath.Join(path, "x"), 0o755)); err != nil {
 			t.Fatal(err)
 		}

@@ -212,7 +212,7 @@ func (c *Controller) status() *Status {
 		st.File.Warnings = append(st.File.Warnings, w.Error())
 	}
 	st.Healthy = ready && c.syncErr == nil && c.backupOnlyErr == nil && c.fenceError() == nil && c.tableErr == nil && c.sysctlErr == nil && c.rejected == nil && len(c.failing) == 0 && len(c.pending.Ops) == 0
-	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(c.vips.known), vipKey.Compare) {
 		v := c.vips.known[k]
 		st.VIPs = append(st.VIPs, VIPStatus{Address: k.Prefix, Interface: k.Interface, Group: c.vips.groups[k], State: v.state, Since: v.since, Carrier: v.carrier, Error: text(v.err)})
 		standby := v.state == VIPStandby && !c.active(c.vips.groups[k])

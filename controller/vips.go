@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/drover-lb/drover/controller/kernel"
+	"github.com/drover-lb/drover/controller/owned"
 	"github.com/drover-lb/drover/controller/spec"
 )
 
@@ -50,17 +51,8 @@ const (
 	VIPStandby     VIPState = "standby"        // not on the interface: another director is to hold it
 )
 
-// vipKey identifies a VIP. The same address with another prefix length is another entry of the kernel.
-type vipKey struct {
-	Prefix    netip.Prefix
-	Interface string
-}
-
-func (k vipKey) String() string { return k.Prefix.String() + " on " + k.Interface }
-
-func (k vipKey) compare(o vipKey) int {
-	return cmp.Or(k.Prefix.Addr().Compare(o.Prefix.Addr()), cmp.Compare(k.Prefix.Bits(), o.Prefix.Bits()), cmp.Compare(k.Interface, o.Interface))
-}
+// vipKey identifies a VIP.
+type vipKey = owned.VIP
 
 // vip is one VIP as the loop knows it.
 type vip struct {
@@ -132,7 +124,7 @@ func newVIPs(k Addresses, log *slog.Logger) *vips {
 // keysOf lists the VIPs of a file.
 func keysOf(f *spec.File) []vipKey {
 	keys := unsortedKeys(f)
-	slices.SortFunc(keys, vipKey.compare)
+	slices.SortFunc(keys, vipKey.Compare)
 	return keys
 }
 
@@ -219,7 +211,7 @@ func (s *vips) set(v *vip, state VIPState, err error) {
 // giveUp takes those VIPs off that are not in want, which is sorted.
 func (s *vips) giveUp(ctx context.Context, want []vipKey) {
 	wanted := func(k vipKey) bool {
-		_, found := slices.BinarySearchFunc(want, k, vipKey.compare)
+		_, found := slices.BinarySearchFunc(want, k, vipKey.Compare)
 		return found
 	}
 	keys := slices.Collect(maps.Keys(s.owned))
@@ -231,7 +223,7 @@ func (s *vips) giveUp(ctx context.Context, want []vipKey) {
 			delete(s.known, k)
 		}
 	}
-	slices.SortFunc(keys, vipKey.compare)
+	slices.SortFunc(keys, vipKey.Compare)
 	changed := false
 	for _, k := range keys {
 		if !wanted(k) {
@@ -595,7 +587,7 @@ func (s *vips) renew(ctx context.Context) {
 // keep makes all VIPs permanent that are on.
 func (s *vips) keep(ctx context.Context) error {
 	var errs []error
-	for _, k := range slices.SortedFunc(maps.Keys(s.known), vipKey.compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(s.known), vipKey.Compare) {
 		if v := s.known[k]; v.on {
 			if err := s.kernel.SetAddress(ctx, v.index, k.Prefix, kernel.Forever); err != nil {
 				errs = append(errs, err)
@@ -610,7 +602,7 @@ func (s *vips) keep(ctx context.Context) error {
 // claims lists what is to be announced, in order.
 func (s *vips) claims() []Claim {
 	var out []Claim
-	for _, k := range slices.SortedFunc(maps.Keys(s.known), vipKey.compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(s.known), vipKey.Compare) {
 		if v := s.known[k]; v.announced() {
 			out = append(out, Claim{Addr: k.Prefix.Addr(), Interface: k.Interface, Epoch: v.epoch})
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drover-lb/drover/conf"
-	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/owned"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
@@ -72,7 +72,7 @@ func runPlan(c *cli.Context) error {
 	if ownership == "" {
 		ownership = file.Director.Ownership
 	}
-	owned, err := controller.Owned(c.Path("state-dir"))
+	ours, err := owned.Services(c.Path("state-dir"))
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func runPlan(c *cli.Context) error {
 		return err
 	}
 	have, _ := plan.Split(plan.StateOf(table), file.Director.CheckMark)
-	p := plan.Diff(plan.Want(&file.Spec), have, plan.Owner(ownership, owned))
+	p := plan.Diff(plan.Want(&file.Spec), have, plan.Owner(ownership, ours))
 	return printPlan(c.App.Writer, p, output)
 }
 

@@ -1,6 +1,9 @@
-package controller
+// Package owned keeps on disk which services of the kernel's table and which VIPs are a director's own, so that
+// its successor in the same boot and network namespace takes over what it left, and others may ask.
+package owned
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,18 +22,56 @@ import (
 	"github.com/drover-lb/drover/ipvs"
 )
 
-// stateFile is the name of the state file in the state directory.
-const stateFile = "director.json"
+// File is the name of the state file in the state directory.
+const File = "director.json"
 
 // stateVersion is the version of the state file's format.
 const stateVersion = 1
 
-// state is what a director has to know about its predecessor: what of the kernel's table and addresses
-// is its own. It is nil-safe in the sense that a store without directory keeps nothing.
-type state struct {
-	services map[ipvs.Key]struct{}
-	vips     map[vipKey]struct{}
-	mark     uint32 // the first of the checks' firewall marks; 0 if not known
+// State is what a director has to know about its predecessor: what of the kernel's table and addresses
+// is its own.
+type State struct {
+	Services map[ipvs.Key]struct{}
+	VIPs     map[VIP]struct{}
+	// CheckMark is the first of the firewall marks of its health checks; 0 if not known.
+	CheckMark uint32
+}
+
+// VIP identifies a VIP. The same address with another prefix length is another entry of the kernel.
+type VIP struct {
+	Prefix    netip.Prefix
+	Interface string
+}
+
+func (k VIP) String() string { return k.Prefix.String() + " on " + k.Interface }
+
+// Compare orders by address, prefix length and interface.
+func (k VIP) Compare(o VIP) int {
+	return cmp.Or(k.Prefix.Addr().Compare(o.Prefix.Addr()), cmp.Compare(k.Prefix.Bits(), o.Prefix.Bits()), cmp.Compare(k.Interface, o.Interface))
+}
+
+// CheckMark reads from a director's state directory the first of the firewall marks that its health checks use in
+// the network namespace of the calling thread; 0 if it does not say.
+func CheckMark(stateDir string) uint32 {
+	s := Store{path: filepath.Join(stateDir, File)}
+	s.boot, s.netns = scope()
+	if st, err := s.Load(); err == nil {
+		return st.CheckMark
+	}
+	return 0
+}
+
+// Services reads from a director's state directory which services of the IPVS table are the director's in
+// the network namespace of the calling thread. It writes nothing. Where no director has been since the
+// boot, there are none.
+func Services(stateDir string) (map[ipvs.Key]struct{}, error) {
+	s := Store{path: filepath.Join(stateDir, File)}
+	s.boot, s.netns = scope()
+	st, err := s.Load()
+	if err != nil {
+		return nil, err
+	}
+	return st.Services, nil
 }
 
 // savedState is the state file. What it says is worth nothing after a reboot or in another network
@@ -57,23 +98,23 @@ type savedVIP struct {
 	Interface string       `json:"interface"`
 }
 
-// stateStore is the state file. Its zero value keeps nothing.
-type stateStore struct {
+// Store is the state file. Its zero value keeps nothing.
+type Store struct {
 	path  string
 	boot  string
 	netns string
 	last  []byte // content on disk
 }
 
-// openState names the state file in dir; dir is made when absent.
-func openState(dir string) (*stateStore, error) {
+// Open names the state file in dir; dir is made when absent.
+func Open(dir string) (*Store, error) {
 	if dir == "" {
-		return &stateStore{}, nil
+		return &Store{}, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("failed to make the state directory: %w", err)
 	}
-	st := &stateStore{path: filepath.Join(dir, stateFile)}
+	st := &Store{path: filepath.Join(dir, File)}
 	st.boot, st.netns = scope()
 	return st, nil
 }
@@ -97,10 +138,10 @@ func scope() (boot, ns string) {
 	return boot, "unknown"
 }
 
-// load reads what the predecessor left: nothing if there was none. A file that cannot be read is an
+// Load reads what the predecessor left: nothing if there was none. A file that cannot be read is an
 // error, and nothing is known then.
-func (s *stateStore) load() (state, error) {
-	out := state{services: make(map[ipvs.Key]struct{}), vips: make(map[vipKey]struct{})}
+func (s *Store) Load() (State, error) {
+	out := State{Services: make(map[ipvs.Key]struct{}), VIPs: make(map[VIP]struct{})}
 	if s.path == "" {
 		return out, nil
 	}
@@ -122,33 +163,33 @@ func (s *stateStore) load() (state, error) {
 	if saved.Boot != s.boot || saved.Namespace != s.netns {
 		return out, nil
 	}
-	out.mark = saved.CheckMark
+	out.CheckMark = saved.CheckMark
 	for _, v := range saved.Services {
-		out.services[ipvs.Key{Family: v.Family, Protocol: v.Protocol, Addr: v.Address, Port: v.Port, FWMark: v.FWMark}] = struct{}{}
+		out.Services[ipvs.Key{Family: v.Family, Protocol: v.Protocol, Addr: v.Address, Port: v.Port, FWMark: v.FWMark}] = struct{}{}
 	}
 	for _, v := range saved.VIPs {
-		out.vips[vipKey{Prefix: v.Address, Interface: v.Interface}] = struct{}{}
+		out.VIPs[VIP{Prefix: v.Address, Interface: v.Interface}] = struct{}{}
 	}
 	return out, nil
 }
 
-// save writes the file if its content changed, and removes it when nothing is ours.
-func (s *stateStore) save(st state) error {
+// Save writes the file if its content changed, and removes it when nothing is ours.
+func (s *Store) Save(st State) error {
 	if s.path == "" {
 		return nil
 	}
-	if len(st.services) == 0 && len(st.vips) == 0 {
+	if len(st.Services) == 0 && len(st.VIPs) == 0 {
 		s.last = nil
 		if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("failed to remove the state file: %w", err)
 		}
 		return nil
 	}
-	saved := savedState{Version: stateVersion, Boot: s.boot, Namespace: s.netns, Services: []savedService{}, VIPs: []savedVIP{}, CheckMark: st.mark}
-	for _, k := range slices.SortedFunc(maps.Keys(st.services), ipvs.Key.Compare) {
+	saved := savedState{Version: stateVersion, Boot: s.boot, Namespace: s.netns, Services: []savedService{}, VIPs: []savedVIP{}, CheckMark: st.CheckMark}
+	for _, k := range slices.SortedFunc(maps.Keys(st.Services), ipvs.Key.Compare) {
 		saved.Services = append(saved.Services, savedService{Family: k.Family, Protocol: k.Protocol, Address: k.Addr, Port: k.Port, FWMark: k.FWMark})
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(st.vips), vipKey.compare) {
+	for _, k := range slices.SortedFunc(maps.Keys(st.VIPs), VIP.Compare) {
 		saved.VIPs = append(saved.VIPs, savedVIP{Address: k.Prefix, Interface: k.Interface})
 	}
 	b, err := json.Marshal(saved)
