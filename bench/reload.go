@@ -179,16 +179,13 @@ func findServer(ctx context.Context, c *ipvs.Client) (watched, error) {
 // await waits until the server has a weight. IPVS tells nobody of changes, so it is asked.
 func (w watched) await(ctx context.Context, c *ipvs.Client, weight int) error {
 	list := []ipvs.ServiceEntry{w.service}
-	var buf []ipvs.DestinationEntry
 	for deadline := time.Now().Add(daemonTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		var err error
-		if buf, err = c.ListDestinations(ctx, list, buf); err != nil {
+		found := false
+		err := c.EachDestination(ctx, list, func(_ int, d *ipvs.DestinationEntry) {
+			found = found || d.Addr == server(0) && d.Weight == uint32(weight)
+		})
+		if err != nil || found {
 			return err
-		}
-		for i := range list[0].Destinations {
-			if e := &list[0].Destinations[i]; e.Addr == server(0) && e.Weight == uint32(weight) {
-				return nil
-			}
 		}
 	}
 	return fmt.Errorf("%s has not got weight %d within %s", server(0), weight, daemonTimeout)

@@ -186,8 +186,8 @@ func TestListingWhileOthersWrite(t *testing.T) {
 	}
 }
 
-// A table is read a few services at a time in the same memory.
-func TestListInParts(t *testing.T) {
+// A table of any length is read without keeping it.
+func TestEachDestination(t *testing.T) {
 	_, c := newFake(t)
 	want := everything()
 	apply(t, c, commands(want)...)
@@ -196,26 +196,34 @@ func TestListInParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	have := map[Service][]Destination{}
-	var buf []DestinationEntry
 	for part := range slices.Chunk(services, 7) {
-		if buf, err = c.ListDestinations(t.Context(), part, buf); err != nil {
+		dests := make([][]Destination, len(part))
+		last := 0
+		err := c.EachDestination(t.Context(), part, func(i int, d *DestinationEntry) {
+			if i < last {
+				t.Errorf("a server of service %d after one of %d", i, last)
+			}
+			last = i
+			dests[i] = append(dests[i], d.Destination)
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
-		for _, s := range part {
-			dests := []Destination{}
-			for _, d := range s.Destinations {
-				dests = append(dests, d.Destination)
+		for i, s := range part {
+			slices.SortFunc(dests[i], func(a, b Destination) int { return a.DestKey.Compare(b.DestKey) })
+			have[s.Service] = dests[i]
+			if dests[i] == nil {
+				have[s.Service] = []Destination{}
 			}
-			slices.SortFunc(dests, func(a, b Destination) int { return a.DestKey.Compare(b.DestKey) })
-			have[s.Service] = dests
 		}
 	}
 	if d := diff(have, want); d != "" {
 		t.Error(d)
 	}
-	gone := []ServiceEntry{{Service: service(mark(99, IPv4), "rr"), Destinations: make([]DestinationEntry, 1)}}
-	if _, err := c.ListDestinations(t.Context(), gone, buf); err != nil || len(gone[0].Destinations) != 0 {
-		t.Errorf("%+v, %v", gone, err)
+	gone := []ServiceEntry{{Service: service(mark(99, IPv4), "rr")}}
+	err = c.EachDestination(t.Context(), gone, func(_ int, d *DestinationEntry) { t.Errorf("%+v", d) })
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -45,40 +45,38 @@ func (c *Client) ListServices(ctx context.Context) ([]ServiceEntry, error) {
 	return out.services, nil
 }
 
-// ListDestinations reads the destinations of the services once, in the kernel's order, into their
-// Destinations; of a service that is missing there are none. The memory is that of buf, or new if
-// there are more: it is returned for the next call, which takes it away from these services. After
-// an error buf must not be used any more.
-func (c *Client) ListDestinations(ctx context.Context, services []ServiceEntry, buf []DestinationEntry) ([]DestinationEntry, error) {
-	type result struct {
-		dests []DestinationEntry
-		ends  []int // of each service's in dests
-	}
-	out := &result{dests: buf[:0]}
+// EachDestination reads the destinations of the services once and hands each over as it arrives, in the
+// kernel's order: of the services in the order given, with the service's index. Nothing is kept, so that a
+// list of any length costs no memory here; as with [Client.List] a change made by another program meanwhile may hide
+// an entry, and here show one twice. Of a service that is missing there are none.
+//
+// each must not use d after it returns, nor this client. After an error it may run for a moment
+// more, in another goroutine: what it has written must not be used then.
+func (c *Client) EachDestination(ctx context.Context, services []ServiceEntry, each func(service int, d *DestinationEntry)) error {
 	keys := make([]Key, len(services))
 	for i := range services {
 		keys[i] = services[i].Key
 	}
+	begun := false
 	err := c.request(ctx, func(op *operation) error {
-		out.dests, out.ends = out.dests[:0], nil
-		for _, k := range keys {
-			var err error
-			if out.dests, err = c.dumpDests(op, out.dests, k, 0); err != nil {
+		for i, k := range keys {
+			_, err := c.exchangeDests(op, k, func(d *DestinationEntry) {
+				begun = true
+				each(i, d)
+			})
+			if err != nil && begun { // not an *answer, after which request would begin again
+				return fmt.Errorf("the list broke off: %v", err)
+			}
+			if err != nil {
 				return err
 			}
-			out.ends = append(out.ends, len(out.dests))
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("failed to list servers: %w", err)
+		return fmt.Errorf("failed to list servers: %w", err)
 	}
-	start := 0
-	for i, end := range out.ends {
-		services[i].Destinations = out.dests[start:end:end]
-		start = end
-	}
-	return out.dests, nil
+	return nil
 }
 
 func (c *Client) listAll(ctx context.Context, passes int) ([]ServiceEntry, error) {
@@ -163,27 +161,11 @@ func (c *Client) dumpDests(op *operation, list []DestinationEntry, k Key, passes
 	var before []DestinationEntry
 	for pass := 0; ; pass++ {
 		list = list[:start]
-		c.reads.Add(1)
-		c.begin(cmdGetDest, unix.NLM_F_DUMP)
-		nest := len(c.out)
-		c.out = appendNest(c.out, attrService)
-		c.out = appendServiceKey(c.out, k)
-		endNest(c.out, nest)
-		datagrams, err := c.exchange(op, func(_ uint8, data []byte) error {
-			for it := attrs(data); it.next(); {
-				if it.typ != attrDest {
-					continue
-				}
-				d, err := decodeDest(it.value, k.Family)
-				if err != nil {
-					return err
-				}
-				if len(list) == cap(list) { // append alone would move a long list some twenty times
-					list = slices.Grow(list, max(16, len(list)))
-				}
-				list = append(list, d)
+		datagrams, err := c.exchangeDests(op, k, func(d *DestinationEntry) {
+			if len(list) == cap(list) { // append alone would move a long list some twenty times
+				list = slices.Grow(list, max(16, len(list)))
 			}
-			return nil
+			list = append(list, *d)
 		})
 		if err != nil || datagrams <= 1 {
 			return list, err
@@ -195,6 +177,30 @@ func (c *Client) dumpDests(op *operation, list []DestinationEntry, k Key, passes
 		}
 		before = append(before[:0], now...)
 	}
+}
+
+// exchangeDests asks for the destinations of a service, and returns the number of datagrams that they took. The
+// memory of a destination is used for the next one.
+func (c *Client) exchangeDests(op *operation, k Key, each func(*DestinationEntry)) (datagrams int, err error) {
+	c.reads.Add(1)
+	c.begin(cmdGetDest, unix.NLM_F_DUMP)
+	nest := len(c.out)
+	c.out = appendNest(c.out, attrService)
+	c.out = appendServiceKey(c.out, k)
+	endNest(c.out, nest)
+	var d DestinationEntry
+	return c.exchange(op, func(_ uint8, data []byte) (err error) {
+		for it := attrs(data); it.next(); {
+			if it.typ != attrDest {
+				continue
+			}
+			if d, err = decodeDest(it.value, k.Family); err != nil {
+				return err
+			}
+			each(&d)
+		}
+		return nil
+	})
 }
 
 // unique removes all but the last entry of each key, in place. As a rule there is nothing to remove,

@@ -6,6 +6,7 @@ import (
 	"html/template"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/drover-lb/drover/lab/probe"
@@ -56,9 +57,12 @@ const failColour = "#d62728"
 //go:embed timeline.svg.tmpl
 var timelineSource string
 
-var timelineTemplate = template.Must(template.New("timeline").Parse(timelineSource))
+// timelineTemplate is parsed when it is used: this package is in a program that mostly does something else.
+var timelineTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("timeline").Parse(timelineSource))
+})
 
-func (t *timeline) write(w io.Writer) error { return timelineTemplate.Execute(w, t) }
+func (t *timeline) write(w io.Writer) error { return timelineTemplate().Execute(w, t) }
 
 // makeTimeline draws the connect probe that the lab names, or else the first one that ran.
 func (r *run) makeTimeline(w probe.Window) *timeline {

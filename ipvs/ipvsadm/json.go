@@ -129,8 +129,8 @@ func familyJSON(f ipvs.Family) string {
 	return "ipv4"
 }
 
-func serviceJSON(s *ipvs.ServiceEntry) ServiceJSON {
-	dests := slices.SortedFunc(slices.Values(s.Destinations), func(a, b ipvs.DestinationEntry) int { return a.DestKey.Compare(b.DestKey) })
+func serviceJSON(s *ipvs.ServiceEntry, dests []ipvs.DestinationEntry) ServiceJSON {
+	slices.SortFunc(dests, func(a, b ipvs.DestinationEntry) int { return a.DestKey.Compare(b.DestKey) })
 	j := ServiceJSON{
 		Family:    familyJSON(s.Family),
 		FWMark:    s.FWMark,
@@ -190,12 +190,14 @@ func WriteTableJSON(w io.Writer, info ipvs.Info, services []ipvs.ServiceEntry, d
 	b := fmt.Appendf(nil, "{\n  \"version\": %s,\n  \"connection_table_size\": %d,\n  \"services\": [", version, info.ConnTableSize)
 	services = slices.SortedFunc(slices.Values(services), func(a, b ipvs.ServiceEntry) int { return a.Key.Compare(b.Key) })
 	separator := "\n    "
-	for batch, err := range destinations.batches(services) {
+	for batch := range slices.Chunk(services, batchSize) {
+		var dests [batchSize][]ipvs.DestinationEntry
+		err := destinations.read(batch, func(service int, d *ipvs.DestinationEntry) { dests[service] = append(dests[service], *d) })
 		if err != nil {
 			return err
 		}
 		for i := range batch {
-			text, err := json.MarshalIndent(serviceJSON(&batch[i]), "    ", "  ")
+			text, err := json.MarshalIndent(serviceJSON(&batch[i], dests[i]), "    ", "  ")
 			if err != nil {
 				return err
 			}

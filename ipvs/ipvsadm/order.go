@@ -22,28 +22,39 @@ func compareServices(a, b *ipvs.ServiceEntry) int {
 	if a.Protocol != b.Protocol {
 		return cmp.Compare(a.Protocol, b.Protocol)
 	}
-	if d := compareAddrs(a.Addr, b.Addr, a.Family); d != 0 {
+	wa, wb := words(a.Addr), words(b.Addr)
+	if d := compareWords(&wa, &wb, a.Family); d != 0 {
 		return d
 	}
 	return int(a.Port) - int(b.Port)
 }
 
-// compareDests orders by address, then port; of two families the first one's decides.
-func compareDests(a, b *ipvs.DestinationEntry) int {
-	if d := compareAddrs(a.Addr, b.Addr, ipvs.FamilyOf(a.Addr)); d != 0 {
-		return d
-	}
-	return int(a.Port) - int(b.Port)
+// destKey is what destinations are ordered by.
+type destKey struct {
+	addr   [4]uint32
+	family ipvs.Family
+	port   uint16
 }
 
-func compareAddrs(a, b netip.Addr, f ipvs.Family) int {
-	wa, wb := words(a), words(b)
+func keyOf(d *ipvs.DestinationEntry) destKey {
+	return destKey{words(d.Addr), ipvs.FamilyOf(d.Addr), d.Port}
+}
+
+// compare orders by address, then port; of two families the first one's decides.
+func (a *destKey) compare(b *destKey) int {
+	if d := compareWords(&a.addr, &b.addr, a.family); d != 0 {
+		return d
+	}
+	return int(a.port) - int(b.port)
+}
+
+func compareWords(a, b *[4]uint32, f ipvs.Family) int {
 	n := 1
 	if f == ipvs.IPv6 {
 		n = 4
 	}
 	for i := range n {
-		if d := int32(wa[i] - wb[i]); d != 0 {
+		if d := int32(a[i] - b[i]); d != 0 {
 			return int(d)
 		}
 	}

@@ -3,7 +3,6 @@ package ipvsadm
 import (
 	"fmt"
 	"io"
-	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -33,27 +32,29 @@ type Options struct {
 	NoSort bool
 }
 
-// Destinations reads the destinations of some services, which are used until the next call. A table of any length is so printed in the memory that a few services need. A nil
-// Destinations means that the services have theirs with them.
-type Destinations func([]ipvs.ServiceEntry) error
+// Destinations hands over the destinations of some services, each with the index of its service, which does
+// not fall. [ipvs.Client.EachDestination] is one. A nil Destinations means that the services have theirs with them.
+type Destinations func(services []ipvs.ServiceEntry, each func(service int, d *ipvs.DestinationEntry)) error
 
-// batches yields the services, some at a time, with their destinations.
-func (d Destinations) batches(services []ipvs.ServiceEntry) iter.Seq2[[]ipvs.ServiceEntry, error] {
-	const size = 16
-	return func(yield func([]ipvs.ServiceEntry, error) bool) {
-		for batch := range slices.Chunk(services, size) {
-			var err error
-			if d != nil {
-				err = d(batch)
-			}
-			if !yield(batch, err) {
-				return
-			}
+// read calls each for the destinations of the services.
+func (f Destinations) read(services []ipvs.ServiceEntry, each func(service int, d *ipvs.DestinationEntry)) error {
+	if f != nil {
+		return f(services, each)
+	}
+	for i := range services {
+		for j := range services[i].Destinations {
+			each(i, &services[i].Destinations[j])
 		}
 	}
+	return nil
 }
 
-// Table prints the services with their destinations.
+// batchSize is of how many services the destinations are read at a time: a reader that waits, for somebody who turns
+// pages, must not keep the kernel's answers waiting too.
+const batchSize = 16
+
+// Table prints the services with their destinations. It needs memory for the lines of a few services, whatever
+// the length of the table.
 func Table(w io.Writer, info ipvs.Info, services []ipvs.ServiceEntry, destinations Destinations, o Options) error {
 	services = slices.Clone(services)
 	if !o.NoSort {
@@ -62,23 +63,17 @@ func Table(w io.Writer, info ipvs.Info, services []ipvs.ServiceEntry, destinatio
 	b := make([]byte, 0, 64<<10)
 	b = fmt.Appendf(b, "IP Virtual Server version %s (size=%d)\n", info.Version, info.ConnTableSize)
 	b = append(b, titles[o.View]...)
-	var dests, tmp []*ipvs.DestinationEntry // sorted in place of the entries, which are large
-	for batch, err := range destinations.batches(services) {
+	var rows rows
+	for batch := range slices.Chunk(services, batchSize) {
+		rows.reset()
+		err := destinations.read(batch, func(service int, d *ipvs.DestinationEntry) { rows.add(service, d, o) })
 		if err != nil {
 			return err
 		}
 		for i := range batch {
-			s := &batch[i]
-			b = appendService(b, s, o)
-			dests = slices.Grow(dests[:0], len(s.Destinations))
-			for j := range s.Destinations {
-				dests = append(dests, &s.Destinations[j])
-			}
-			if !o.NoSort {
-				tmp = mergeSort(dests, tmp, func(a, b **ipvs.DestinationEntry) int { return compareDests(*a, *b) })
-			}
-			for _, d := range dests {
-				b = appendDest(b, d, o)
+			b = appendService(b, &batch[i], o)
+			for line := range rows.of(i, !o.NoSort) {
+				b = append(b, line...)
 				if err := flush(w, &b, 60<<10); err != nil {
 					return err
 				}
