@@ -70,7 +70,7 @@ func TestSyncFollowsTheRole(t *testing.T) {
 		w.mustRole("default", Role{})
 		w.status()
 		w.journal(k, "announce", "ip address del 192.0.2.10/32 dev eth0", "sysctl backup_only=true", startBackup)
-		time.Sleep(syncLinger)
+		time.Sleep(syncLinger + time.Millisecond) // not in the instant in which it ends
 		w.status()
 		w.journal(k, stopMaster)
 		w.stop()
@@ -209,7 +209,7 @@ func TestSyncWithTwoGroups(t *testing.T) {
 			{"default", true, "master and backup"}, {"mail", true, "master"}, {"default", false, "master and backup"}, {"mail", false, "backup"},
 		} {
 			w.mustRole(tc.group, Role{Active: tc.active})
-			time.Sleep(syncLinger)
+			time.Sleep(syncLinger + time.Millisecond) // not in the instant in which it ends
 			if st := w.status().Sync; st.Role != tc.want || st.Error != "" {
 				t.Errorf("%s active %t: %+v", tc.group, tc.active, st)
 			}
@@ -231,7 +231,7 @@ func TestSyncFails(t *testing.T) {
 		k.FailDaemons(errors.New("no thread"))
 		w.start(one, synced)
 		w.mustRole("default", Role{Active: true, Epoch: 1})
-		time.Sleep(syncLinger)
+		time.Sleep(syncLinger + time.Millisecond) // not in the instant in which it ends
 		if st := w.status(); st.Healthy || st.Sync.Error != "no thread" || st.VIPs[0].State != VIPHeld {
 			t.Errorf("status: %+v %+v", st.Sync, st.VIPs)
 		}
