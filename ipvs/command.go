@@ -76,6 +76,12 @@ type Command struct {
 	Op      Op
 	Service Service     // the whole for OpNewService and OpSetService, else the Key alone
 	Dest    Destination // the whole for OpNewDest and OpSetDest, the DestKey for OpDelDest
+
+	// Verbatim commands go to the kernel unchecked; see [Verbatim].
+	Verbatim bool
+	// RawNetmask is the mask of the service in a verbatim command, in place of Service.Netmask, as
+	// [ServiceEntry] has it.
+	RawNetmask uint32
 }
 
 // NewService adds a service.
@@ -112,6 +118,16 @@ func ZeroAll() Command { return Command{Op: OpZeroAll} }
 // Flush deletes every service of the network namespace, whoever made it.
 func Flush() Command { return Command{Op: OpFlush} }
 
+// Verbatim makes of c a command that the kernel alone judges, with the service's mask as the kernel has
+// it: an IPv4 mask with the first octet on top, which need not be a prefix, or an IPv6 prefix length. It
+// is for programs that pass on what somebody asked for in the kernel's own words, as ipvsadm does: weights
+// up to 2^31-1, any name of a scheduler, servers at addresses that are no host's. The kernel takes much
+// that means nothing, see [Client.Apply].
+func Verbatim(c Command, netmask uint32) Command {
+	c.Verbatim, c.RawNetmask = true, netmask
+	return c
+}
+
 // String is the command in words: "add server 10.0.0.11:80 to TCP 192.0.2.10:80".
 func (c Command) String() string {
 	switch c.Op {
@@ -127,7 +143,9 @@ func (c Command) String() string {
 	return fmt.Sprintf("%s %s", c.Op, c.Service.Key)
 }
 
-// MaxWeight is the largest weight of a destination that ipvsadm and Drover accept.
+// MaxWeight is the largest weight of a destination that Drover accepts. The kernel takes those up to
+// 2^31-1, but several of its schedulers multiply weights with numbers of connections in 32 bits
+// (ip_vs_wlc.c, ip_vs_sed.c).
 const MaxWeight = 65535
 
 // check refuses what cannot be said in the kernel's words, and what the kernel would take although
@@ -137,7 +155,7 @@ func (c Command) check() error {
 	if c.Op.genl() == 0 {
 		return fmt.Errorf("unknown %s", c.Op)
 	}
-	if c.Op == OpZeroAll || c.Op == OpFlush {
+	if c.Op == OpZeroAll || c.Op == OpFlush || c.Verbatim {
 		return nil
 	}
 	s := &c.Service

@@ -37,6 +37,9 @@ type Connection struct {
 func Connections(r io.Reader) iter.Seq2[Connection, error] {
 	return func(yield func(Connection, error) bool) {
 		s := bufio.NewScanner(r)
+		// The kernel gives a page of lines at most for each read, and finds the place to go on from by
+		// walking there (ip_vs_conn_array): no read should ask for less.
+		s.Buffer(make([]byte, 64<<10), 64<<10)
 		n := names{}
 		for line := 1; s.Scan(); line++ {
 			if line == 1 {

@@ -157,10 +157,12 @@ func (c *Client) Timeouts(ctx context.Context) (Timeouts, error) {
 	return *out, nil
 }
 
-// maxTimeout is the largest timeout in the kernel, INT_MAX jiffies, at 1,000 jiffies to the second.
-const maxTimeout = (1<<31 - 1) / 1000 * time.Second
+// maxTimeout is the largest timeout in the kernel, INT_MAX jiffies, at 100 jiffies to the second, the
+// fewest that a kernel has.
+const maxTimeout = (1<<31 - 1) / 100 * time.Second
 
-// SetTimeouts sets the timeouts that are not 0. They must be whole seconds up to 24 days.
+// SetTimeouts sets the timeouts that are not 0. They must be whole seconds up to 248 days; a kernel with
+// 1,000 jiffies to the second takes 24 days at most, and refuses more with unix.EINVAL.
 func (c *Client) SetTimeouts(ctx context.Context, t Timeouts) error {
 	for name, d := range map[string]time.Duration{"tcp": t.TCP, "tcp-fin": t.TCPFin, "udp": t.UDP} {
 		if d < 0 || d > maxTimeout || d%time.Second != 0 {
@@ -172,10 +174,13 @@ func (c *Client) SetTimeouts(ctx context.Context, t Timeouts) error {
 		b = appendUint32(b, attrTimeoutTCPFin, uint32(t.TCPFin/time.Second))
 		return appendUint32(b, attrTimeoutUDP, uint32(t.UDP/time.Second))
 	})
-	if err != nil {
-		return fmt.Errorf("failed to set timeouts: %w", err)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EINVAL):
+		err = fmt.Errorf("this kernel may count no further than %v: %w", (1<<31-1)/1000*time.Second, err)
 	}
-	return nil
+	return fmt.Errorf("failed to set timeouts: %w", err)
 }
 
 // set sends one message that changes a setting.

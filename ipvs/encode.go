@@ -22,6 +22,14 @@ func appendServiceKey(b []byte, k Key) []byte {
 // appendService appends a whole service. The mask of the flags covers them all, so that the kernel
 // keeps none of an existing service's flags but IP_VS_SVC_F_HASHED, which it sets itself.
 func appendService(b []byte, s Service) []byte {
+	if s.Family == IPv6 {
+		return appendRawService(b, s, uint32(s.Netmask)) // a prefix length (ip_vs_add_service in ip_vs_ctl.c)
+	}
+	return appendRawService(b, s, ^uint32(0)<<(32-min(s.Netmask, 32)))
+}
+
+// appendRawService appends a whole service with the mask as the kernel has it.
+func appendRawService(b []byte, s Service, mask uint32) []byte {
 	b = appendServiceKey(b, s.Key)
 	b = appendString(b, svcScheduler, s.Scheduler)
 	if s.PE != "" {
@@ -31,10 +39,9 @@ func appendService(b []byte, s Service) []byte {
 	b = binary.NativeEndian.AppendUint32(b, uint32(s.Flags&^Hashed))
 	b = binary.NativeEndian.AppendUint32(b, ^uint32(0))
 	b = appendUint32(b, svcTimeout, s.Timeout)
-	if s.Family == IPv6 { // a prefix length (ip_vs_add_service in ip_vs_ctl.c)
-		return appendUint32(b, svcNetmask, uint32(s.Netmask))
+	if s.Family == IPv6 {
+		return appendUint32(b, svcNetmask, mask)
 	}
-	mask := ^uint32(0) << (32 - min(s.Netmask, 32))
 	return binary.BigEndian.AppendUint32(appendAttrHeader(b, svcNetmask, 4), mask)
 }
 
@@ -69,10 +76,13 @@ func appendCommand(b []byte, c Command, family, flags uint16, seq uint32) []byte
 	if c.Op != OpZeroAll && c.Op != OpFlush {
 		nest := len(b)
 		b = appendNest(b, attrService)
-		if c.Op == OpNewService || c.Op == OpSetService {
-			b = appendService(b, c.Service)
-		} else {
+		switch {
+		case c.Op != OpNewService && c.Op != OpSetService:
 			b = appendServiceKey(b, c.Service.Key)
+		case c.Verbatim:
+			b = appendRawService(b, c.Service, c.RawNetmask)
+		default:
+			b = appendService(b, c.Service)
 		}
 		endNest(b, nest)
 	}

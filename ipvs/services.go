@@ -31,6 +31,47 @@ func (c *Client) List(ctx context.Context) ([]ServiceEntry, error) {
 	return c.listAll(ctx, 0)
 }
 
+// Service reads one service, without its destinations. The error is unix.ESRCH if there is none.
+func (c *Client) Service(ctx context.Context, k Key) (ServiceEntry, error) {
+	type result struct{ services []ServiceEntry }
+	out := new(result)
+	err := c.request(ctx, func(op *operation) error {
+		out.services = nil
+		c.reads.Add(1)
+		c.begin(cmdGetService, unix.NLM_F_ACK)
+		nest := len(c.out)
+		c.out = appendNest(c.out, attrService)
+		c.out = appendServiceKey(c.out, k)
+		endNest(c.out, nest)
+		_, err := c.exchange(op, c.collectServices(&out.services))
+		return err
+	})
+	if err == nil && len(out.services) != 1 {
+		err = errMalformed
+	}
+	if err != nil {
+		return ServiceEntry{}, fmt.Errorf("failed to read service %s: %w", k, err)
+	}
+	return out.services[0], nil
+}
+
+// collectServices is for exchange: it appends the services of an answer to list.
+func (c *Client) collectServices(list *[]ServiceEntry) func(cmd uint8, data []byte) error {
+	return func(_ uint8, data []byte) error {
+		for it := attrs(data); it.next(); {
+			if it.typ != attrService {
+				continue
+			}
+			s, err := c.names.decodeService(it.value)
+			if err != nil {
+				return err
+			}
+			*list = append(*list, s)
+		}
+		return nil
+	}
+}
+
 // ListServices reads the services once, in the kernel's order, without their destinations.
 func (c *Client) ListServices(ctx context.Context) ([]ServiceEntry, error) {
 	type result struct{ services []ServiceEntry }
@@ -135,19 +176,7 @@ func (c *Client) dumpServices(op *operation) ([]ServiceEntry, error) {
 	var services []ServiceEntry
 	c.reads.Add(1)
 	c.begin(cmdGetService, unix.NLM_F_DUMP)
-	_, err := c.exchange(op, func(_ uint8, data []byte) error {
-		for it := attrs(data); it.next(); {
-			if it.typ != attrService {
-				continue
-			}
-			s, err := c.names.decodeService(it.value)
-			if err != nil {
-				return err
-			}
-			services = append(services, s)
-		}
-		return nil
-	})
+	_, err := c.exchange(op, c.collectServices(&services))
 	if err != nil {
 		return nil, err
 	}
