@@ -4,16 +4,12 @@ package ipvsadm
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/ipvs"
 	"github.com/drover-lb/drover/ipvs/ipvstest"
@@ -382,9 +378,9 @@ func TestKernelTraffic(t *testing.T) {
 		{"tcp", "192.0.2.10:8080", 7}, {"tcp", "192.0.2.10:8081", 8}, {"tcp", "[2001:db8::10]:8080", 7}, {"tcp", "[2001:db8::10]:8081", 8},
 	} {
 		if x.network == "udp" {
-			sendUDP(t, x.address)
+			ipvstest.SendUDP(t, "", x.address)
 		} else {
-			openTCP(t, x.address, x.mark)
+			ipvstest.OpenTCP(t, "", x.address, x.mark)
 		}
 	}
 	// A server that does not answer.
@@ -406,54 +402,4 @@ func TestKernelTraffic(t *testing.T) {
 	}
 	sameViews(t, c)
 	sameConnections(t, c)
-}
-
-// openTCP opens a connection through the director and leaves it open to the end of the test, or closes
-// it, to see other states.
-func openTCP(t *testing.T, address string, mark int) {
-	t.Helper()
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	d := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) (err error) {
-		if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, mark) }); e != nil {
-			return e
-		}
-		return err
-	}}
-	client, err := d.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	server, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
-	if _, err := client.Write(make([]byte, 1000)); err != nil {
-		t.Fatal(err)
-	}
-	if mark == 7 {
-		client.Close()
-	}
-}
-
-func sendUDP(t *testing.T, address string) {
-	t.Helper()
-	l, err := net.ListenPacket("udp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("udp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := fmt.Fprintf(conn, "INVITE sip:a@b SIP/2.0\r\nVia: x\r\nCall-ID: %s@10.0.0.1\r\nContent-Length: 0\r\n\r\n", conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().String()+strings.Repeat("x", 30)); err != nil {
-		t.Fatal(err)
-	}
 }

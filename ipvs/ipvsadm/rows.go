@@ -27,7 +27,8 @@ type row struct {
 
 const (
 	blockSize = 64 << 10
-	// lineSize bounds a line: an address, a port, and five numbers of at most 20 digits.
+	// lineSize bounds a line: an endpoint of at most 59 bytes and five numbers of at most 20 digits, or
+	// a rule with two endpoints.
 	lineSize = 256
 )
 
@@ -39,8 +40,8 @@ func (t *rows) reset() {
 	}
 }
 
-// add adds a line for a service, which does not fall.
-func (t *rows) add(service int, d *ipvs.DestinationEntry, o Options) {
+// add adds a line for a destination of a service, which does not fall.
+func (t *rows) add(service int, d *ipvs.DestinationEntry, line func([]byte) []byte) {
 	if t.used == 0 || len(t.blocks[t.used-1])+lineSize > blockSize {
 		if t.used == len(t.blocks) {
 			t.blocks = append(t.blocks, make([]byte, 0, blockSize))
@@ -49,7 +50,7 @@ func (t *rows) add(service int, d *ipvs.DestinationEntry, o Options) {
 	}
 	block := &t.blocks[t.used-1]
 	text := (t.used-1)*blockSize + len(*block)
-	*block = appendDest(*block, d, o)
+	*block = line(*block)
 	if len(t.rows) == cap(t.rows) { // append alone would move a long list some twenty times
 		t.rows = slices.Grow(t.rows, max(128, 3*len(t.rows)))
 	}

@@ -1,6 +1,7 @@
 package ipvsadm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -30,6 +31,14 @@ type Options struct {
 	// NoSort keeps the order of the services and their destinations. Otherwise they are sorted as
 	// ipvsadm sorts what the kernel lists in the given order.
 	NoSort bool
+	// Names are printed in place of addresses and ports where there are any; nil is --numeric.
+	Names Names
+}
+
+// Names knows what hosts and ports are called.
+type Names interface {
+	Host(netip.Addr) (name string, ok bool)
+	Service(port uint16, p ipvs.Protocol) (name string, ok bool)
 }
 
 // Destinations hands over the destinations of some services, each with the index of its service, which does
@@ -49,6 +58,27 @@ func (f Destinations) read(services []ipvs.ServiceEntry, each func(service int, 
 	return nil
 }
 
+// collected hands over the same when all of it is read, to somebody who may take his time: to ask for names.
+func (f Destinations) collected() Destinations {
+	if f == nil {
+		return nil
+	}
+	return func(services []ipvs.ServiceEntry, each func(service int, d *ipvs.DestinationEntry)) error {
+		type entry struct {
+			service int
+			d       ipvs.DestinationEntry
+		}
+		var all []entry
+		if err := f(services, func(service int, d *ipvs.DestinationEntry) { all = append(all, entry{service, *d}) }); err != nil {
+			return err
+		}
+		for i := range all {
+			each(all[i].service, &all[i].d)
+		}
+		return nil
+	}
+}
+
 // batchSize is of how many services the destinations are read at a time: a reader that waits, for somebody who turns
 // pages, must not keep the kernel's answers waiting too.
 const batchSize = 16
@@ -62,17 +92,43 @@ func Table(w io.Writer, info ipvs.Info, services []ipvs.ServiceEntry, destinatio
 	}
 	b := make([]byte, 0, 64<<10)
 	b = fmt.Appendf(b, "IP Virtual Server version %s (size=%d)\n", info.Version, info.ConnTableSize)
+	return tableBody(w, b, services, destinations, o)
+}
+
+// Service prints one service with its destinations, as ipvsadm -L with a service does: without the
+// first line of [Table].
+func Service(w io.Writer, service ipvs.ServiceEntry, destinations Destinations, o Options) error {
+	return tableBody(w, nil, []ipvs.ServiceEntry{service}, destinations, o)
+}
+
+// tableBody prints the titles and the services after what is in b.
+func tableBody(w io.Writer, b []byte, services []ipvs.ServiceEntry, destinations Destinations, o Options) error {
 	b = append(b, titles[o.View]...)
+	if o.Names != nil {
+		destinations = destinations.collected()
+	}
+	return each(w, b, services, destinations, o.NoSort,
+		func(b []byte, s *ipvs.ServiceEntry) []byte { return appendService(b, s, o) },
+		func(b []byte, s *ipvs.ServiceEntry, d *ipvs.DestinationEntry) []byte { return appendDest(b, s, d, o) })
+}
+
+// each prints, after what is in b, the services as they are given, with their destinations sorted unless noSort.
+func each(w io.Writer, b []byte, services []ipvs.ServiceEntry, destinations Destinations, noSort bool,
+	service func([]byte, *ipvs.ServiceEntry) []byte,
+	dest func([]byte, *ipvs.ServiceEntry, *ipvs.DestinationEntry) []byte,
+) error {
 	var rows rows
 	for batch := range slices.Chunk(services, batchSize) {
 		rows.reset()
-		err := destinations.read(batch, func(service int, d *ipvs.DestinationEntry) { rows.add(service, d, o) })
+		err := destinations.read(batch, func(i int, d *ipvs.DestinationEntry) {
+			rows.add(i, d, func(b []byte) []byte { return dest(b, &batch[i], d) })
+		})
 		if err != nil {
-			return err
+			return errors.Join(flush(w, &b, 0), err)
 		}
 		for i := range batch {
-			b = appendService(b, &batch[i], o)
-			for line := range rows.of(i, !o.NoSort) {
+			b = service(b, &batch[i])
+			for line := range rows.of(i, !noSort) {
 				b = append(b, line...)
 				if err := flush(w, &b, 60<<10); err != nil {
 					return err
@@ -111,7 +167,10 @@ func appendService(b []byte, s *ipvs.ServiceEntry, o Options) []byte {
 		}
 	} else {
 		b = appendPadded(b, protocolName(s.Protocol), 5)
-		b = appendAddrPort(b, s.Addr, s.Port)
+		b = appendEndpoint(b, s.Addr, s.Port, s.Protocol, o.Names)
+		if s.Family == ipvs.IPv4 && len(b)-start > 33 {
+			b = b[:start+33]
+		}
 	}
 	switch o.View {
 	case Stats:
@@ -183,10 +242,13 @@ func schedulerFlags(f ipvs.Flags, scheduler string) []string {
 	return set
 }
 
-func appendDest(b []byte, d *ipvs.DestinationEntry, o Options) []byte {
+func appendDest(b []byte, s *ipvs.ServiceEntry, d *ipvs.DestinationEntry, o Options) []byte {
 	b = append(b, "  -> "...)
 	start := len(b)
-	b = appendAddrPort(b, d.Addr, d.Port)
+	b = appendEndpoint(b, d.Addr, d.Port, s.Protocol, o.Names)
+	if d.Addr.Is4() && len(b)-start > 28 {
+		b = b[:start+28]
+	}
 	b = padTo(b, start, 28)
 	switch o.View {
 	case Stats:
@@ -316,6 +378,32 @@ func padTo(b []byte, start, width int) []byte {
 	return b
 }
 
+// appendEndpoint appends an address and a port by their names where they have any.
+func appendEndpoint(b []byte, a netip.Addr, port uint16, p ipvs.Protocol, names Names) []byte {
+	if names == nil {
+		return appendAddrPort(b, a, port)
+	}
+	start := len(b)
+	host, ok := names.Host(a)
+	switch {
+	case ok && a.Is4():
+		b = append(b, host...)
+	case ok:
+		b = append(append(append(b, '['), host...), ']')
+	case a.Is4():
+		b = a.AppendTo(b)
+	default:
+		b = append(appendIPv6(append(b, '['), a), ']')
+	}
+	b = append(b, ':')
+	if service, ok := names.Service(port, p); ok {
+		b = append(b, service...)
+	} else {
+		b = strconv.AppendUint(b, uint64(port), 10)
+	}
+	return b[:min(len(b), start+59)] // the size of ipvsadm's buffer
+}
+
 func appendAddrPort(b []byte, a netip.Addr, port uint16) []byte {
 	if !a.Is4() {
 		b = append(appendIPv6(append(b, '['), a), ']')
@@ -372,13 +460,19 @@ type Connections interface {
 type connectionTable struct {
 	w          io.Writer
 	persistent bool
+	names      Names
 	b          []byte
 }
 
 // NewConnections is a [Connections] that prints a table. With persistent, as --persistent-conn, it
 // has the persistence engine and what it goes by.
 func NewConnections(w io.Writer, persistent bool) Connections {
-	p := &connectionTable{w: w, persistent: persistent, b: make([]byte, 0, 8<<10)}
+	return NewNamedConnections(w, persistent, nil)
+}
+
+// NewNamedConnections is [NewConnections] with names in place of addresses and ports.
+func NewNamedConnections(w io.Writer, persistent bool, names Names) Connections {
+	p := &connectionTable{w: w, persistent: persistent, names: names, b: make([]byte, 0, 64<<10)}
 	p.b = append(p.b, "IPVS connection entries\npro expire state       source             virtual            destination"...)
 	if persistent {
 		p.b = append(p.b, "        pe name          pe_data"...)
@@ -402,18 +496,18 @@ func (p *connectionTable) Print(c ipvs.Connection) error {
 	b = append(appendPadded(b, c.State, 11), ' ')
 	for _, a := range [...]netip.AddrPort{c.Client, c.Virtual} {
 		start = len(b)
-		b = appendAddrPort(b, a.Addr(), a.Port())
+		b = appendEndpoint(b, a.Addr(), a.Port(), c.Protocol, p.names)
 		b = append(padTo(b, start, 18), ' ')
 	}
 	start = len(b)
-	b = appendAddrPort(b, c.Destination.Addr(), c.Destination.Port())
+	b = appendEndpoint(b, c.Destination.Addr(), c.Destination.Port(), c.Protocol, p.names)
 	if p.persistent && c.PE != "" {
 		b = append(padTo(b, start, 16), ' ')
 		b = append(appendPadded(b, c.PE, 18), ' ')
 		b = append(b, c.PEData...)
 	}
 	p.b = append(b, '\n')
-	return flush(p.w, &p.b, 4<<10)
+	return flush(p.w, &p.b, 60<<10)
 }
 
 func (p *connectionTable) Close() error { return flush(p.w, &p.b, 0) }
