@@ -5,7 +5,7 @@
 #   make test       everything: unit tests with the race detector, fuzz seeds, the real kernel, the labs
 #   make bench      tables against ipvsadm on the same kernel
 #   make faults     what each fault costs, over 20 rounds, beside keepalived in the same kernel
-#   make soak       what takes long: every lab ten times
+#   make soak       what takes long: fuzzing, command lines beside ipvsadm, every lab ten times
 #   make lint       gofmt, vet, staticcheck
 #   make vuln       govulncheck
 #   make generate   write again what is generated from the code
@@ -91,6 +91,9 @@ faults: kernel
 soak: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
 	DROVER_SOAK_PACKETS=1000000 $(GO) test -count=1 -run Flood -timeout 10m ./cluster
+	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
+	$(GO) test -run '^$$' -fuzz '^FuzzRules$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
+	CGO_ENABLED=0 $(GO) test -count=1 -run GeneratedLines -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000
 	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -timeout 14m -tags lab ./examples || exit 1; done
 
 lint:
@@ -113,7 +116,7 @@ install: build
 	install -m 755 $(BUILD)/drover-director $(BUILD)/drover-realserver $(DESTDIR)$(PREFIX)/sbin/
 	for unit in packaging/*.service; do \
 	  sed 's|/usr/sbin/|$(PREFIX)/sbin/|g; s|file:/usr/share/|file:$(PREFIX)/share/|' "$$unit" > $(DESTDIR)$(PREFIX)/lib/systemd/system/"$${unit##*/}"; done
-	install -m 644 packaging/*.yaml README.md CHANGELOG.md $(DESTDIR)$(PREFIX)/share/doc/drover/
+	install -m 644 packaging/*.yaml README.md CHANGELOG.md docs/*.md $(DESTDIR)$(PREFIX)/share/doc/drover/
 
 clean:
 	rm -rf $(BUILD)

@@ -26,6 +26,9 @@ func main() {
 	case uml.IsModprobe():
 		os.Exit(uml.Modprobe(os.Args[1:]))
 	}
+	if name, args, ok := ipvsadmArgs(os.Args); ok {
+		os.Exit(runIpvsadm(name, args, os.Stdin, os.Stdout, os.Stderr))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
@@ -35,7 +38,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	commands := []*cli.Command{listCommand()}
 	// Where list is asked for, the options of the other commands would cost it a tenth of its start.
 	if len(args) < 2 || !commands[0].HasName(args[1]) {
-		commands = slices.Concat(commands, []*cli.Command{planCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand()}, wholeCommands(), clusterCommands())
+		commands = slices.Concat(commands, []*cli.Command{planCommand(), ipvsadmCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand()}, wholeCommands(), clusterCommands())
 	}
 	usageErrors(commands)
 	app := &cli.App{

@@ -24,6 +24,7 @@ var rules = []struct {
 	{"sysctl", nil, "a leaf: kernel settings with reasons"},
 	{"ipvs", nil, "a leaf that others can import too: the kernel's IPVS"},
 	{"ipvs/ipvsadm", []string{"ipvs"}, "prints what ipvs reads"},
+	{"ipvs/ipvsadm/dropin", []string{"ipvs", "ipvs/ipvsadm"}, "ipvsadm on what ipvs reads and writes"},
 	{"arp", []string{"arp"}, "frames and announcements know nothing of clusters"},
 	{"cluster/replica", nil, "a leaf: the order of opaque documents, and their files"},
 	{"cluster/lease", []string{"cluster/election"}, "runs the election on a clock and a network that it is given"},
