@@ -74,7 +74,7 @@ func (e *events) after(ctx context.Context, seq uint64) []api.Event {
 // health keeps that a real server came up or went down.
 func (e *events) health(h health.Event) {
 	level := slog.LevelInfo
-	if h.State == health.Down {
+	if h.Bad {
 		level = slog.LevelWarn
 	}
 	e.add(level, "health", "%s", h.String())

@@ -44,6 +44,12 @@ func checksAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 func printChecks(w io.Writer, list []health.Report, now time.Time) {
 	fmt.Fprintf(w, "SERVICE\tREAL SERVER\tSTATE\tSINCE\tREASON\n")
 	for _, s := range list {
+		if s.Panics {
+			fmt.Fprintf(w, "%s\t-\tPANIC\t-\ttoo many went down at once: they are served on\n", s.Name)
+		}
+		if s.Sorry {
+			fmt.Fprintf(w, "%s\t-\tSORRY\t-\tthe quorum is lost: the sorry server answers\n", s.Name)
+		}
 		for _, x := range s.Servers {
 			name, since := x.Server, "-"
 			if x.Name != "" {

@@ -41,11 +41,12 @@ type Options struct {
 	Event func(Event)
 }
 
-// Event is a change of a real server's state.
+// Event is a change of a service or of one of its real servers.
 type Event struct {
 	Service string // its name
-	Server  string // its name
-	Verdict
+	Server  string // its name; "" if it is about the service
+	Text    string
+	Bad     bool
 }
 
 // Engine has real servers probed as a spec says. Make one with [New]; it does nothing before [Engine.Run].
@@ -77,8 +78,9 @@ type Engine struct {
 	ready    map[uint32]ipvs.Destination // programmed as taken in
 	services map[ipvs.Key]*service
 	dirty    map[ipvs.Key]bool // services to be judged
-	loud     bool              // and the table may change by it
 	judged   time.Time
+	fresh    bool      // the spec or the way is new
+	next     time.Time // the earliest of the services' own; zero: none
 }
 
 // target is a probe with its state and those who share it.
@@ -101,6 +103,10 @@ type result struct {
 type service struct {
 	spec    *spec.Service
 	targets [][]*target // by server
+	pool    *pool
+	inputs  []Input
+	next    time.Time     // when it is to be judged even if nothing changes; zero: never
+	within  time.Duration // falls that are so close count as one
 }
 
 // New returns an engine for no services.
@@ -192,6 +198,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer cancel()
 	for {
 		e.takeIn()
+		e.revive()
 		wait := e.start(ctx, &running)
 		if len(e.dirty) > 0 {
 			if soon := judgeGap - time.Since(e.judged); soon > 0 {
@@ -200,7 +207,10 @@ func (e *Engine) Run(ctx context.Context) error {
 				e.judge()
 			}
 		}
-		timer.Reset(wait)
+		if !e.next.IsZero() {
+			wait = min(wait, time.Until(e.next))
+		}
+		timer.Reset(max(wait, 0))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -258,7 +268,14 @@ func (e *Engine) assign(now time.Time) {
 		if !s.Checked() {
 			continue
 		}
-		svc := &service{spec: s, targets: make([][]*target, len(s.RealServers))}
+		svc := &service{spec: s, targets: make([][]*target, len(s.RealServers)), pool: &pool{}, inputs: make([]Input, len(s.RealServers))}
+		if b := before[s.Key]; b != nil {
+			svc.pool = b.pool
+		}
+		for k := range s.Checks {
+			c := &s.Checks[k]
+			svc.within = max(svc.within, minWithin, 2*(c.Interval+time.Duration(c.Fall)*(c.Fast+c.Timeout)))
+		}
 		e.services[s.Key] = svc
 		for j := range s.RealServers {
 			d := &s.RealServers[j].Destination
@@ -299,7 +316,7 @@ func (e *Engine) assign(now time.Time) {
 	for k := range e.services {
 		e.dirty[k] = true
 	}
-	e.judged, e.loud = time.Time{}, true
+	e.judged, e.fresh = time.Time{}, true
 }
 
 // enqueue puts a target into the queue.
@@ -408,7 +425,33 @@ func (e *Engine) result(r result) {
 		for _, k := range t.users {
 			e.dirty[k] = true
 		}
-		e.loud = e.loud || changed
+	}
+}
+
+// minWithin is how close falls have to be at least to count as one.
+const minWithin = 5 * time.Second
+
+// revive makes those services dirty whose time has come.
+func (e *Engine) revive() {
+	now := time.Now()
+	if e.next.IsZero() || now.Before(e.next) {
+		return
+	}
+	e.next = time.Time{}
+	for k, s := range e.services {
+		switch {
+		case s.next.IsZero():
+		case now.Before(s.next):
+			e.wakeAt(s.next)
+		default:
+			e.dirty[k] = true
+		}
+	}
+}
+
+func (e *Engine) wakeAt(t time.Time) {
+	if !t.IsZero() && (e.next.IsZero() || t.Before(e.next)) {
+		e.next = t
 	}
 }
 
@@ -417,39 +460,59 @@ const judgeGap = 5 * time.Millisecond
 
 // judge renews the view of the services that are dirty.
 func (e *Engine) judge() {
+	now := time.Now()
 	old := e.View()
+	loud := false
 	view := make(View, len(e.services))
 	for k := range e.services {
 		view[k] = old[k]
 	}
 	for k := range e.dirty {
 		svc := e.services[k]
-		out := &Service{Servers: make(map[ipvs.DestKey]Verdict, len(svc.targets))}
 		for j, targets := range svc.targets {
-			d := &svc.spec.RealServers[j]
-			v := verdict(targets)
-			was := Unknown
-			if before := old[k]; before != nil {
-				was = before.Servers[d.DestKey].State
-			}
-			if v.State != was && v.State != Unknown {
-				e.opts.Event(Event{Service: svc.spec.Name, Server: d.Name, Verdict: v})
-			}
-			out.Servers[d.DestKey] = v
+			d, x := &svc.spec.RealServers[j], worst(targets)
+			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: d.Weight, State: x.State, Since: x.Since, Reason: x.Reason}
 		}
+		out, next, news := svc.pool.step(&svc.spec.Health, svc.inputs, now, svc.within)
+		svc.next = next
+		e.wakeAt(next)
 		view[k] = out
+		loud = loud || !out.same(old[k])
+		e.tell(svc, old[k], out, news)
 	}
 	e.view.Store(&view)
-	if e.loud {
+	if loud || e.fresh {
 		nudge(e.changed)
 	}
+	e.fresh = false
 	clear(e.dirty)
-	e.judged, e.loud = time.Now(), false
+	e.judged = now
 }
 
-// verdict is the worst of what the targets of a server say.
-func verdict(targets []*target) Verdict {
-	v := Verdict{State: Up}
+// tell tells what is new about a service.
+func (e *Engine) tell(svc *service, before, now *Service, news []string) {
+	for i := range svc.inputs {
+		in := &svc.inputs[i]
+		was := Verdict{}
+		if before != nil {
+			was = before.Servers[in.Key]
+		}
+		if v := now.Servers[in.Key]; v.State != was.State && v.State != Unknown {
+			text := "is " + v.State.String()
+			if v.State == Down {
+				text += ": " + in.Reason
+			}
+			e.opts.Event(Event{Service: svc.spec.Name, Server: in.Name, Text: text, Bad: v.State == Down})
+		}
+	}
+	for _, text := range news {
+		e.opts.Event(Event{Service: svc.spec.Name, Text: text, Bad: now.Panics || now.Sorry})
+	}
+}
+
+// worst is the worst of what the targets of a server say.
+func worst(targets []*target) Track {
+	v := Track{State: Up}
 	for _, t := range targets {
 		x := &t.track
 		reason := ""
@@ -458,10 +521,10 @@ func verdict(targets []*target) Verdict {
 		}
 		switch {
 		case x.State == Down && v.State != Down:
-			v = Verdict{Down, x.Since, reason}
+			v = Track{State: Down, Since: x.Since, Reason: reason}
 		case x.State == Down:
 		case x.State == Unknown && v.State == Up:
-			v = Verdict{State: Unknown, Reason: reason}
+			v = Track{State: Unknown, Reason: reason}
 		case v.State == Up:
 			if x.Since.After(v.Since) {
 				v.Since = x.Since

@@ -237,7 +237,7 @@ func TestEngineProbesThrough(t *testing.T) {
 func TestWant(t *testing.T) {
 	s := sites(t, 2, 4, fast)
 	s.Services[1].Health.OnFail = spec.WeightZero
-	up, down := Verdict{State: Up}, Verdict{State: Down}
+	up, down := Verdict{State: Up, Weight: 1}, Verdict{State: Down}
 	view := make(View)
 	for i := range s.Services {
 		view[s.Services[i].Key] = &Service{Servers: map[ipvs.DestKey]Verdict{

@@ -5,13 +5,14 @@ import (
 	"time"
 
 	"github.com/drover-lb/drover/controller/spec"
-	"github.com/drover-lb/drover/ipvs"
 )
 
 // Report says how one service that is checked is, for people.
 type Report struct {
 	Service string         `json:"service"` // such as "TCP 192.0.2.10:80"
 	Name    string         `json:"name"`
+	Panics  bool           `json:"panics,omitempty"` // too many went down at once, and are served on
+	Sorry   bool           `json:"sorry,omitempty"`  // the sorry server answers
 	Servers []ServerReport `json:"servers"`
 }
 
@@ -19,7 +20,9 @@ type Report struct {
 type ServerReport struct {
 	Server string    `json:"server"` // address and port
 	Name   string    `json:"name"`
-	State  string    `json:"state"` // up, down or unknown
+	State  string    `json:"state"`          // up, down or unknown
+	Kept   bool      `json:"kept,omitempty"` // down, and gets traffic all the same
+	Weight uint32    `json:"weight"`         // in force
 	Since  time.Time `json:"since,omitzero"`
 	Reason string    `json:"reason,omitempty"` // why it is down, or what the last probe found
 }
@@ -33,28 +36,23 @@ func Reports(s *spec.Spec, v View) []Report {
 			continue
 		}
 		r := Report{Service: svc.Key.String(), Name: svc.Name, Servers: make([]ServerReport, len(svc.RealServers))}
+		if x := v[svc.Key]; x != nil {
+			r.Panics, r.Sorry = x.Panics, x.Sorry
+		}
 		for j := range svc.RealServers {
 			d := &svc.RealServers[j]
 			x := v.of(svc.Key, d.DestKey)
-			r.Servers[j] = ServerReport{Server: d.DestKey.String(), Name: d.Name, State: x.State.String(), Since: x.Since, Reason: x.Reason}
+			r.Servers[j] = ServerReport{Server: d.DestKey.String(), Name: d.Name, State: x.State.String(), Kept: x.Kept, Weight: x.Weight, Since: x.Since, Reason: x.Reason}
 		}
 		out = append(out, r)
 	}
 	return out
 }
 
-// of is the verdict on a server, unknown if there is none.
-func (v View) of(service ipvs.Key, server ipvs.DestKey) Verdict {
-	if s := v[service]; s != nil {
-		return s.Servers[server]
-	}
-	return Verdict{}
-}
-
 // String says what happened in a few words.
 func (e Event) String() string {
-	if e.State == Down {
-		return fmt.Sprintf("%s: %s is down: %s", e.Service, e.Server, e.Reason)
+	if e.Server != "" {
+		return fmt.Sprintf("%s: %s %s", e.Service, e.Server, e.Text)
 	}
-	return fmt.Sprintf("%s: %s is %s", e.Service, e.Server, e.State)
+	return e.Service + ": " + e.Text
 }

@@ -63,6 +63,18 @@ const (
 // Health is how a service with checks reacts to what they say. It is comparable.
 type Health struct {
 	OnFail OnFail
+	// SlowStart is how long the weight of a server that comes up takes to grow from a tenth to the whole.
+	SlowStart time.Duration
+	// FlapHold is how long a server that went down for the second time in a row has to stay up before it counts
+	// as such; with each further time twice as long. 0: not at all.
+	FlapHold time.Duration
+	// Quorum is the weight that the servers that are up need to have together. It is lost below Quorum less
+	// Hysteresis, and there again from Quorum plus Hysteresis on.
+	Quorum, Hysteresis uint32
+	// Sorry answers instead while the quorum is lost. Its Addr is invalid if there is none.
+	Sorry ipvs.Destination
+	// Panic: if more than so many percent of the servers go down at once, they are served on. 100: never.
+	Panic int
 }
 
 // OnFail is what becomes of a real server that is down.
@@ -88,6 +100,9 @@ const (
 	DefaultCheckInterval = time.Second
 	DefaultCheckFast     = 200 * time.Millisecond
 	DefaultCheckTimeout  = time.Second
+	DefaultFlapHold      = 10 * time.Second
+	DefaultQuorum        = 1
+	DefaultPanic         = 99 // without a sorry server; all of them, that is
 	DefaultRise          = 2
 	DefaultFall          = 3
 )

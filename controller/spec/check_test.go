@@ -36,6 +36,14 @@ func randomChecks(r *rand.Rand, s *Service) {
 		s.Checks = append(s.Checks, c)
 	}
 	if len(s.Checks) > 0 {
-		s.Health.OnFail = []OnFail{Remove, WeightZero}[r.IntN(2)]
+		h := &s.Health
+		h.OnFail = []OnFail{Remove, WeightZero}[r.IntN(2)]
+		h.SlowStart, h.FlapHold = time.Duration(r.Int64N(int64(time.Hour))), []time.Duration{0, DefaultFlapHold, time.Minute}[r.IntN(3)]
+		h.Quorum, h.Panic = 1+r.Uint32N(5), 1+r.IntN(100)
+		h.Hysteresis = r.Uint32N(h.Quorum)
+		if len(s.RealServers) > 0 && r.IntN(2) == 0 {
+			h.Sorry = s.RealServers[0].Destination
+			h.Sorry.Weight = 1 + r.Uint32N(9)
+		}
 	}
 }

@@ -18,6 +18,30 @@ func (w *writer) checks(s *Service) {
 	if s.Health.OnFail != Remove {
 		health = append(health, "on_fail: "+string(s.Health.OnFail))
 	}
+	h := &s.Health
+	add := func(format string, args ...any) { health = append(health, fmt.Sprintf(format, args...)) }
+	if h.SlowStart != 0 {
+		add("slow_start: %s", duration(h.SlowStart))
+	}
+	if h.FlapHold != DefaultFlapHold {
+		add("flap_hold: %s", duration(h.FlapHold))
+	}
+	if h.Quorum != DefaultQuorum {
+		add("quorum: %d", h.Quorum)
+	}
+	if h.Hysteresis != 0 {
+		add("hysteresis: %d", h.Hysteresis)
+	}
+	if h.Sorry.Addr.IsValid() {
+		d := RealServer{Name: h.Sorry.Addr.String(), Destination: h.Sorry}
+		if d.Port != s.Port {
+			d.Name = d.DestKey.String()
+		}
+		add("sorry_server: %s", appendServer(nil, &d, s.Port, commonForward(s.RealServers)))
+	}
+	if h.Panic != DefaultPanic || h.Sorry.Addr.IsValid() {
+		add("panic_threshold: %d", h.Panic)
+	}
 	if len(health) > 0 {
 		w.line(2, "health: {%s}", strings.Join(health, ", "))
 	}

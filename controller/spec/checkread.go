@@ -52,7 +52,13 @@ func (c *rawCheck) UnmarshalYAML(n ast.Node) error {
 }
 
 type rawHealth struct {
-	OnFail conf.Value `yaml:"on_fail"`
+	OnFail         conf.Value         `yaml:"on_fail"`
+	SlowStart      conf.Value         `yaml:"slow_start"`
+	FlapHold       conf.Value         `yaml:"flap_hold"`
+	Quorum         conf.Value         `yaml:"quorum"`
+	Hysteresis     conf.Value         `yaml:"hysteresis"`
+	SorryServer    conf.At[rawServer] `yaml:"sorry_server"`
+	PanicThreshold conf.Value         `yaml:"panic_threshold"`
 }
 
 // checkReader reads one check.
@@ -85,11 +91,33 @@ func (s *serviceReader) checks() {
 	}
 	switch {
 	case len(list) > 0:
-		h, r := &s.raw.Health.V, s.r.In("health")
-		s.svc.Health.OnFail = conf.OneOf(r, h.OnFail, "on_fail", Remove, Remove, WeightZero)
+		s.health()
 	case s.raw.Health.Set:
 		s.r.Errorf(s.raw.Health.Pos, "health", "is about what checks find, and there are none: write checks: [tcp], for instance")
 	}
+}
+
+// health reads how the service reacts to its checks.
+func (s *serviceReader) health() {
+	raw, r, h := &s.raw.Health.V, s.r.In("health"), &s.svc.Health
+	h.OnFail = conf.OneOf(r, raw.OnFail, "on_fail", Remove, Remove, WeightZero)
+	h.SlowStart = r.Duration(raw.SlowStart, "slow_start", 0, time.Hour, 0)
+	if sch := s.svc.Scheduler; h.SlowStart > 0 && slices.Contains([]string{"rr", "lc", "dh", "fo", "ovf"}, sch) {
+		s.warn(raw.SlowStart.Pos, s.place, "health: slow_start has no effect with the scheduler %s, which does not share by weight: wrr and wlc do", sch)
+	}
+	h.FlapHold = r.Duration(raw.FlapHold, "flap_hold", 0, 10*time.Minute, DefaultFlapHold)
+	h.Quorum = uint32(r.Int(raw.Quorum, "quorum", 1, maxThreshold, DefaultQuorum))
+	h.Hysteresis = uint32(r.Int(raw.Hysteresis, "hysteresis", 0, int64(h.Quorum)-1, 0))
+	panics := int64(DefaultPanic)
+	if raw.SorryServer.Set {
+		panics = 100
+		d, ok := s.server(r.In("sorry_server"), &raw.SorryServer.V, raw.SorryServer.Pos)
+		if ok && d.Weight == 0 {
+			r.Errorf(raw.SorryServer.V.Weight.Pos, "sorry_server: weight", "0 would let it answer nobody: must be between 1 and 65535")
+		}
+		h.Sorry = d.Destination
+	}
+	h.Panic = int(r.Int(raw.PanicThreshold, "panic_threshold", 1, 100, panics))
 }
 
 // fail notes a complaint.
