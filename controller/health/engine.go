@@ -22,11 +22,14 @@ type Target struct {
 	Place spec.Place
 }
 
-// Prober asks once. mark is the firewall mark of what it sends, 0 for none. The error says why the answer is not
+// Prober asks once. weight is that which the server is to have, or AsConfigured. mark is the firewall mark of what it sends, 0 for none. The error says why the answer is not
 // as it should be, for people. It is called from many goroutines, and returns soon after ctx ends.
 type Prober interface {
-	Probe(ctx context.Context, t Target, mark uint32) error
+	Probe(ctx context.Context, t Target, mark uint32) (weight int, err error)
 }
+
+// AsConfigured is the weight that probes give which say nothing about it.
+const AsConfigured = -1
 
 // DefaultInFlight is how many probes are under way at a time.
 const DefaultInFlight = 512
@@ -91,11 +94,13 @@ type target struct {
 	queued bool // or else it is under way, or waits
 	users  []ipvs.Key
 	gone   bool
+	weight int // that the last good result gave
 }
 
 type result struct {
 	t      *target
 	reason string
+	weight int
 	began  time.Time
 }
 
@@ -332,7 +337,7 @@ func (e *Engine) target(old map[Target]*target, key Target, now time.Time) *targ
 	}
 	t := old[key]
 	if t == nil {
-		t = &target{Target: key, due: now, queued: true}
+		t = &target{Target: key, due: now, queued: true, weight: AsConfigured}
 	}
 	t.users = nil
 	e.targets[key] = t
@@ -382,7 +387,8 @@ func (e *Engine) start(ctx context.Context, running *sync.WaitGroup) time.Durati
 			r := result{t: t, began: now}
 			ctx, cancel := context.WithTimeout(ctx, t.Check.Timeout)
 			defer cancel()
-			if err := e.opts.Prober.Probe(ctx, t.Target, mark); err != nil {
+			var err error
+			if r.weight, err = e.opts.Prober.Probe(ctx, t.Target, mark); err != nil {
 				r.reason = err.Error()
 			}
 			e.results <- r // there is room for all that are under way
@@ -414,6 +420,10 @@ func (e *Engine) result(r result) {
 	now := time.Now()
 	was := t.track.Changing()
 	changed := t.track.Add(r.reason, now, t.Check.Rise, t.Check.Fall)
+	weighed := r.reason == "" && r.weight != t.weight
+	if r.reason == "" {
+		t.weight = r.weight
+	}
 	if was != t.track.Changing() {
 		t.due = r.began.Add(jitter(e.interval(t)))
 	}
@@ -421,7 +431,7 @@ func (e *Engine) result(r result) {
 		t.due = now
 	}
 	e.enqueue(t)
-	if changed || was || t.track.Changing() {
+	if changed || weighed || was || t.track.Changing() {
 		for _, k := range t.users {
 			e.dirty[k] = true
 		}
@@ -471,7 +481,7 @@ func (e *Engine) judge() {
 		svc := e.services[k]
 		for j, targets := range svc.targets {
 			d, x := &svc.spec.RealServers[j], worst(targets)
-			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: d.Weight, State: x.State, Since: x.Since, Reason: x.Reason}
+			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: weigh(targets, d.Weight), State: x.State, Since: x.Since, Reason: x.Reason}
 		}
 		out, next, news := svc.pool.step(&svc.spec.Health, svc.inputs, now, svc.within)
 		svc.next = next
@@ -508,6 +518,19 @@ func (e *Engine) tell(svc *service, before, now *Service, news []string) {
 	for _, text := range news {
 		e.opts.Event(Event{Service: svc.spec.Name, Text: text, Bad: now.Panics || now.Sorry})
 	}
+}
+
+// weigh is the weight of a server whose spec gives it a configured one: the least that its checks give. A server
+// whose weight is 0 stays so.
+func weigh(targets []*target, configured uint32) uint32 {
+	least := configured
+	given := false
+	for _, t := range targets {
+		if w := t.weight; w >= 0 && configured > 0 && (!given || uint32(w) < least) {
+			least, given = uint32(w), true
+		}
+	}
+	return least
 }
 
 // worst is the worst of what the targets of a server say.

@@ -26,7 +26,7 @@ type world struct {
 	takes time.Duration
 }
 
-func (w *world) Probe(ctx context.Context, t Target, mark uint32) error {
+func (w *world) Probe(ctx context.Context, t Target, mark uint32) (int, error) {
 	server := t.Place.To.Addr()
 	if t.Place.Via.Addr.IsValid() {
 		server = t.Place.Via.Addr
@@ -45,7 +45,7 @@ func (w *world) Probe(ctx context.Context, t Target, mark uint32) error {
 	w.mu.Lock()
 	w.now--
 	w.mu.Unlock()
-	return err
+	return AsConfigured, err
 }
 
 func (w *world) set(addr string, err error) {

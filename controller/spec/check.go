@@ -22,7 +22,33 @@ type Check struct {
 	Rise     int           // so many good ones in a row make a server up
 	Fall     int           // so many bad ones in a row make it down
 
-	HTTP HTTPCheck // of kinds http and https
+	HTTP   HTTPCheck // http and https
+	TLS    TLSCheck  // tls, https and grpcs
+	Script ScriptCheck
+
+	Service string // grpc and grpcs: whose health is asked for; "" for that of the server
+	Name    string // dns: what is asked for, with a final dot
+	Record  string // dns: the type of the record, such as SOA
+	Send    string // udp: the payload of the datagram
+	Expect  string // udp: regular expression that the answer has to match; "" for any answer
+	Helo    string // smtp: how the director calls itself
+}
+
+// TLSCheck is how a check speaks TLS. Files are read with each probe, so that they may be replaced.
+type TLSCheck struct {
+	ServerName string // sent, and verified
+	CA         string // file of certificates to trust; "" for those of the system
+	Cert, Key  string // files of the director's own certificate; "" for none
+	Insecure   bool   // the certificate is not verified
+}
+
+// ScriptCheck is a program whose exit status is the answer: 0 is good, all else bad. With Dynamic, 2 and above
+// are good too, and the weight of the server is the status less 2, but at least Min and at most Max.
+type ScriptCheck struct {
+	Command  string // its arguments, joined by newlines; the first is an absolute path
+	User     string // name of whom it runs as
+	Dynamic  bool
+	Min, Max uint32
 }
 
 // HTTPCheck is what an HTTP check sends and expects. Its lists are texts in one form, so that it is comparable.
@@ -43,12 +69,24 @@ type CheckKind string
 
 // Kinds of checks.
 const (
-	CheckTCP  CheckKind = "tcp"  // the connection is accepted
-	CheckHTTP CheckKind = "http" // a request is answered as expected
+	CheckTCP    CheckKind = "tcp"    // the connection is accepted
+	CheckTLS    CheckKind = "tls"    // the handshake is completed
+	CheckHTTP   CheckKind = "http"   // a request is answered as expected
+	CheckHTTPS  CheckKind = "https"  // the same over TLS
+	CheckGRPC   CheckKind = "grpc"   // grpc.health.v1.Health/Check says SERVING
+	CheckGRPCS  CheckKind = "grpcs"  // the same over TLS
+	CheckDNS    CheckKind = "dns"    // a query is answered without an error
+	CheckUDP    CheckKind = "udp"    // a datagram is answered
+	CheckSMTP   CheckKind = "smtp"   // greeting and EHLO are answered
+	CheckICMP   CheckKind = "icmp"   // an echo request is answered
+	CheckScript CheckKind = "script" // a program ends with 0
 )
 
 // checkKinds are all kinds, in the order of the reference.
-var checkKinds = []CheckKind{CheckTCP, CheckHTTP}
+var checkKinds = []CheckKind{CheckTCP, CheckTLS, CheckHTTP, CheckHTTPS, CheckGRPC, CheckGRPCS, CheckDNS, CheckUDP, CheckSMTP, CheckICMP, CheckScript}
+
+// DNSRecords are the types of records that a check can ask for.
+var DNSRecords = []string{"SOA", "NS", "A", "AAAA", "MX", "TXT", "SRV", "CNAME", "PTR"}
 
 // CheckPath is the way of a probe.
 type CheckPath string
@@ -97,6 +135,14 @@ const (
 
 // Defaults of checks.
 const (
+	DefaultDNSName    = "."
+	DefaultDNSRecord  = "SOA"
+	DefaultHelo       = "localhost"
+	DefaultScriptUser = "nobody"
+)
+
+// Defaults of all checks, and of how a service reacts to them.
+const (
 	DefaultCheckInterval = time.Second
 	DefaultCheckFast     = 200 * time.Millisecond
 	DefaultCheckTimeout  = time.Second
@@ -116,6 +162,16 @@ type Place struct {
 	// Via is the real server through which the probe goes, without port, weight and thresholds; its Addr is
 	// invalid if the probe goes to To by the way of all packets.
 	Via ipvs.Destination
+	// For is the VIP that a script is told of; invalid for all other checks, which do not depend on it.
+	For netip.Addr
+}
+
+// VIP is For as text, "" if there is none.
+func (p *Place) VIP() string {
+	if !p.For.IsValid() {
+		return ""
+	}
+	return p.For.String()
 }
 
 // Place says where a check of a real server of the service goes, on the way of path.
@@ -129,5 +185,9 @@ func (s *Service) Place(c *Check, path CheckPath, d *ipvs.Destination) Place {
 		via.Port, via.Weight, via.Upper, via.Lower = 0, 1, 0, 0
 		return Place{To: netip.AddrPortFrom(s.Addr, port), Via: via}
 	}
-	return Place{To: netip.AddrPortFrom(d.Addr, port)}
+	p := Place{To: netip.AddrPortFrom(d.Addr, port)}
+	if c.Kind == CheckScript {
+		p.For = s.Addr
+	}
+	return p
 }

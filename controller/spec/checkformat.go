@@ -71,7 +71,8 @@ func (c *Check) fields() string {
 	add("timeout", "%s", duration(c.Timeout))
 	add("rise", "%d", c.Rise)
 	add("fall", "%d", c.Fall)
-	if c.Kind == CheckHTTP {
+	switch c.Kind {
+	case CheckHTTP, CheckHTTPS:
 		h := &c.HTTP
 		text("method", h.Method, "GET")
 		text("uri", h.URI, "/")
@@ -87,6 +88,37 @@ func (c *Check) fields() string {
 			add("status", "[%s]", strings.ReplaceAll(h.Status, ",", ", "))
 		}
 		text("body", h.Body, "")
+	case CheckGRPC, CheckGRPCS:
+		text("service", c.Service, "")
+	case CheckDNS:
+		text("name", c.Name, DefaultDNSName)
+		text("record", c.Record, DefaultDNSRecord)
+	case CheckUDP:
+		text("send", c.Send, "")
+		text("expect", c.Expect, "")
+	case CheckSMTP:
+		text("helo", c.Helo, DefaultHelo)
+	case CheckScript:
+		var words []string
+		for w := range strings.SplitSeq(c.Script.Command, "\n") {
+			words = append(words, scalar(w))
+		}
+		add("command", "[%s]", strings.Join(words, ", "))
+		text("user", c.Script.User, DefaultScriptUser)
+		if c.Script.Dynamic {
+			add("min_weight", "%d", c.Script.Min)
+			add("max_weight", "%d", c.Script.Max)
+		}
+	case CheckTCP, CheckTLS, CheckICMP:
+	}
+	if c.Kind == CheckTLS || c.Kind == CheckHTTPS || c.Kind == CheckGRPCS {
+		text("server_name", c.TLS.ServerName, hostOnly(c.HTTP.Host))
+		text("ca", c.TLS.CA, "")
+		text("cert", c.TLS.Cert, "")
+		text("key", c.TLS.Key, "")
+		if c.TLS.Insecure {
+			add("verify", "false")
+		}
 	}
 	return strings.Join(out, ", ")
 }

@@ -3,6 +3,7 @@ package spec
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/textproto"
 	"regexp"
 	"slices"
@@ -10,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"github.com/goccy/go-yaml/ast"
+	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/ipvs"
@@ -44,6 +45,44 @@ type rawCheck struct {
 	Headers      conf.List  `yaml:"headers"`
 	Status       conf.List  `yaml:"status"`
 	Body         conf.Value `yaml:"body"`
+	ServerName   conf.Value `yaml:"server_name"`
+	CA           conf.Value `yaml:"ca"`
+	Cert         conf.Value `yaml:"cert"`
+	Key          conf.Value `yaml:"key"`
+	Verify       conf.Value `yaml:"verify"`
+	Service      conf.Value `yaml:"service"`
+	Name         conf.Value `yaml:"name"`
+	Record       conf.Value `yaml:"record"`
+	Send         conf.Value `yaml:"send"`
+	Expect       conf.Value `yaml:"expect"`
+	Helo         conf.Value `yaml:"helo"`
+	Command      conf.List  `yaml:"command"`
+	User         conf.Value `yaml:"user"`
+	MinWeight    conf.Value `yaml:"min_weight"`
+	MaxWeight    conf.Value `yaml:"max_weight"`
+}
+
+// only lists the keys that are for some kinds of checks.
+func (raw *rawCheck) only() []onlyFor {
+	http := []CheckKind{CheckHTTP, CheckHTTPS}
+	tls := []CheckKind{CheckTLS, CheckHTTPS, CheckGRPCS}
+	script := []CheckKind{CheckScript}
+	return []onlyFor{
+		{"method", raw.Method, http}, {"uri", raw.URI, http}, {"host", raw.Host, http}, {"headers", firstOf(raw.Headers), http},
+		{"status", firstOf(raw.Status), http}, {"body", raw.Body, http},
+		{"server_name", raw.ServerName, tls}, {"ca", raw.CA, tls}, {"cert", raw.Cert, tls}, {"key", raw.Key, tls}, {"verify", raw.Verify, tls},
+		{"service", raw.Service, []CheckKind{CheckGRPC, CheckGRPCS}},
+		{"name", raw.Name, []CheckKind{CheckDNS}}, {"record", raw.Record, []CheckKind{CheckDNS}},
+		{"send", raw.Send, []CheckKind{CheckUDP}}, {"expect", raw.Expect, []CheckKind{CheckUDP}},
+		{"helo", raw.Helo, []CheckKind{CheckSMTP}},
+		{"command", firstOf(raw.Command), script}, {"user", raw.User, script}, {"min_weight", raw.MinWeight, script}, {"max_weight", raw.MaxWeight, script},
+	}
+}
+
+type onlyFor struct {
+	key   string
+	value conf.Value
+	kinds []CheckKind
 }
 
 func (c *rawCheck) UnmarshalYAML(n ast.Node) error {
@@ -139,7 +178,120 @@ func (c *checkReader) read(pos conf.Pos) {
 	}
 	c.timing()
 	c.way(pos)
-	c.http()
+	for _, f := range raw.only() {
+		if f.value.Set && !slices.Contains(f.kinds, o.Kind) {
+			words := make([]string, len(f.kinds))
+			for i, k := range f.kinds {
+				words[i] = string(k)
+			}
+			c.fail(f.value.Pos, f.key, "is for checks of type %s, not %s", strings.Join(words, ", "), o.Kind)
+		}
+	}
+	switch o.Kind {
+	case CheckHTTP:
+		c.http()
+	case CheckHTTPS:
+		c.http()
+		c.tls(pos)
+	case CheckTLS, CheckGRPCS:
+		c.tls(pos)
+	case CheckDNS:
+		c.dns()
+	case CheckUDP:
+		o.Send = c.text(raw.Send, "send", "")
+		if o.Send == "" {
+			c.fail(cmp.Or(raw.Send.Pos, pos), "send", "is required: the datagram that is to be answered")
+		}
+		c.expression(raw.Expect, "expect", &o.Expect)
+	case CheckSMTP:
+		if o.Helo = c.text(raw.Helo, "helo", DefaultHelo); !httpguts.ValidHostHeader(o.Helo) || o.Helo == "" {
+			c.fail(raw.Helo.Pos, "helo", "%q is not a host name", o.Helo)
+		}
+	case CheckScript:
+		c.script(pos)
+	case CheckTCP, CheckGRPC, CheckICMP:
+	}
+	if o.Kind == CheckGRPC || o.Kind == CheckGRPCS {
+		o.Service = c.text(raw.Service, "service", "")
+	}
+}
+
+// text reads a text of bounded length.
+func (c *checkReader) text(v conf.Value, field, def string) string {
+	if !v.Set {
+		return def
+	}
+	if len(v.Text) > maxCheckText {
+		c.fail(v.Pos, field, "%d bytes are too long: must be at most %d", len(v.Text), maxCheckText)
+		return def
+	}
+	return strings.Clone(v.Text)
+}
+
+func (c *checkReader) file(v conf.Value, field string) string {
+	s := c.text(v, field, "")
+	if v.Set && !strings.HasPrefix(s, "/") {
+		c.fail(v.Pos, field, "%q is not an absolute path", s)
+	}
+	return s
+}
+
+func (c *checkReader) tls(pos conf.Pos) {
+	raw, t := c.raw, &c.out.TLS
+	t.ServerName = c.text(raw.ServerName, "server_name", hostOnly(c.out.HTTP.Host))
+	t.CA, t.Cert, t.Key = c.file(raw.CA, "ca"), c.file(raw.Cert, "cert"), c.file(raw.Key, "key")
+	t.Insecure = !c.r.Bool(raw.Verify, "verify", true)
+	switch {
+	case (t.Cert == "") != (t.Key == ""):
+		c.fail(cmp.Or(raw.Cert.Pos, raw.Key.Pos), "cert", "needs key, and key needs cert")
+	case !t.Insecure && t.ServerName == "":
+		c.fail(pos, "server_name", "is required to verify the certificate: write the name that is in it, or verify: false")
+	case t.Insecure && t.CA != "":
+		c.fail(raw.CA.Pos, "ca", "is of no use with verify: false")
+	}
+}
+
+// hostOnly is a host without its port.
+func hostOnly(s string) string {
+	if h, _, err := net.SplitHostPort(s); err == nil {
+		return h
+	}
+	return s
+}
+
+func (c *checkReader) dns() {
+	o := &c.out
+	o.Name = c.text(c.raw.Name, "name", DefaultDNSName)
+	if !strings.HasSuffix(o.Name, ".") {
+		o.Name += "."
+	}
+	if _, err := dnsmessage.NewName(o.Name); err != nil || len(o.Name) > 254 || strings.Contains(o.Name[:len(o.Name)-1]+"x", "..") {
+		c.fail(c.raw.Name.Pos, "name", "%q is not a domain name", o.Name)
+	}
+	o.Record = conf.OneOf(c.r, c.raw.Record, "record", DefaultDNSRecord, DNSRecords...)
+	c.ok = c.ok && (!c.raw.Record.Set || o.Record == c.raw.Record.Text)
+}
+
+func (c *checkReader) script(pos conf.Pos) {
+	raw, s := c.raw, &c.out.Script
+	s.Command = strings.Join(raw.Command.Texts(), "\n")
+	switch {
+	case len(raw.Command) == 0:
+		c.fail(pos, "command", "is required: the program and its arguments, such as [/usr/local/bin/check, --quick]")
+	case !strings.HasPrefix(s.Command, "/"):
+		c.fail(raw.Command[0].Pos, "command", "%q is not an absolute path", raw.Command[0].Text)
+	case strings.Count(s.Command, "\n") != len(raw.Command)-1, strings.Contains(s.Command, "\x00"), len(s.Command) > maxCheckText:
+		c.fail(raw.Command[0].Pos, "command", "must be at most %d bytes, without line ends", maxCheckText)
+	}
+	if s.User = c.text(raw.User, "user", DefaultScriptUser); s.User == "" {
+		c.fail(raw.User.Pos, "user", "is empty: must be the name of a user")
+	}
+	s.Min = uint32(c.number(raw.MinWeight, "min_weight", 0, 253, 0))
+	if s.Dynamic = raw.MaxWeight.Set; s.Dynamic {
+		s.Max = uint32(c.number(raw.MaxWeight, "max_weight", int64(max(s.Min, 1)), 253, 0))
+	} else if raw.MinWeight.Set {
+		c.fail(raw.MinWeight.Pos, "min_weight", "needs max_weight: with that, an exit status of 2 and above is a weight, and 2 more than it")
+	}
 }
 
 // duration is Reader.Duration that notes whether it complained.
@@ -179,12 +331,17 @@ func (c *checkReader) way(pos conf.Pos) {
 	if raw.Port.Set {
 		n := c.number(raw.Port, "port", 1, 65535, 0)
 		o.Port = uint16(n)
-	} else if c.port == 0 {
+		if o.Kind == CheckICMP {
+			c.fail(raw.Port.Pos, "port", "is nothing that ICMP has")
+		}
+	} else if c.port == 0 && o.Kind != CheckICMP {
 		c.fail(pos, "port", "is required, as the service has none of its own")
 	}
 	def := PathVIP
 	why := ""
 	switch {
+	case o.Kind == CheckICMP, o.Kind == CheckScript:
+		def, why = PathRIP, "is not for checks of type "+string(o.Kind)
 	case c.raw0().FWMark.Set:
 		def, why = PathRIP, "needs a service with an address: which VIPs an fwmark stands for is not known here"
 	case c.forwardOK && c.forward == ipvs.Masq:
@@ -218,21 +375,6 @@ func (c *checkReader) raw0() *rawService { return c.serviceReader.raw }
 
 func (c *checkReader) http() {
 	raw, h := c.raw, &c.out.HTTP
-	if c.out.Kind != CheckHTTP {
-		for _, f := range []struct {
-			name string
-			pos  conf.Pos
-			set  bool
-		}{
-			{"method", raw.Method.Pos, raw.Method.Set}, {"uri", raw.URI.Pos, raw.URI.Set}, {"host", raw.Host.Pos, raw.Host.Set},
-			{"headers", first(raw.Headers), len(raw.Headers) > 0}, {"status", first(raw.Status), len(raw.Status) > 0}, {"body", raw.Body.Pos, raw.Body.Set},
-		} {
-			if f.set {
-				c.fail(f.pos, f.name, "is for checks of type http, not %s", c.out.Kind)
-			}
-		}
-		return
-	}
 	h.Method = strings.Clone(c.r.String(raw.Method, "GET"))
 	if !httpguts.ValidHeaderFieldName(h.Method) { // both are tokens (RFC 9110, sections 5.6.2 and 9.1)
 		c.fail(raw.Method.Pos, "method", "%q is not a method such as GET or HEAD", h.Method)
@@ -317,9 +459,10 @@ func (h *HTTPCheck) Statuses() (ranges [][2]int) {
 	return ranges
 }
 
-func first(l conf.List) conf.Pos {
+// firstOf is the first value of a list.
+func firstOf(l conf.List) conf.Value {
 	if len(l) == 0 {
-		return conf.Pos{}
+		return conf.Value{}
 	}
-	return l[0].Pos
+	return conf.Value{Set: true, Pos: l[0].Pos}
 }

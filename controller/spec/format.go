@@ -24,6 +24,9 @@ func (f *File) Format() []byte {
 	w.line(1, "reconcile_interval: %s", duration(d.ReconcileInterval))
 	w.line(1, "vip_lifetime: %s", duration(d.VIPLifetime))
 	w.line(1, "sysctls: %t", d.Sysctls)
+	if d.Scripts {
+		w.line(1, "scripts: true")
+	}
 	w.line(1, "check_mark: %d", d.CheckMark)
 	w.line(1, "socket: %s", scalar(d.Socket))
 

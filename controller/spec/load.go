@@ -120,8 +120,12 @@ func (f *File) With(shared *File) (*File, error) {
 	out := *f
 	out.Spec, out.Warnings = shared.Spec, shared.Warnings
 	for i := range out.Spec.Services {
-		if s := &out.Spec.Services[i]; f.Director.reserved(s.FWMark) {
+		s := &out.Spec.Services[i]
+		if f.Director.reserved(s.FWMark) {
 			return nil, fmt.Errorf("service %q: fwmark %s", s.Name, f.Director.reservedWhy(s.FWMark))
+		}
+		if s.scripted() && !f.Director.Scripts {
+			return nil, fmt.Errorf("service %q: checks: %s", s.Name, noScripts)
 		}
 	}
 	for i := range out.Spec.VIPs {
@@ -157,14 +161,27 @@ func read(name string, r *conf.Reader, raw *rawFile) (*File, error) {
 	rd.vips(raw)
 	rd.services(raw)
 	for i := range rd.file.Spec.Services {
-		if s := &rd.file.Spec.Services[i]; rd.file.Director.reserved(s.FWMark) {
-			rd.In("%s", label("services", i, raw.Services.V[i].V.Name)).Errorf(raw.Services.V[i].V.FWMark.Pos, "fwmark", "%s", rd.file.Director.reservedWhy(s.FWMark))
+		s, w := &rd.file.Spec.Services[i], &raw.Services.V[i].V
+		in := rd.In("%s", label("services", i, w.Name))
+		if rd.file.Director.reserved(s.FWMark) {
+			in.Errorf(w.FWMark.Pos, "fwmark", "%s", rd.file.Director.reservedWhy(s.FWMark))
+		}
+		if s.scripted() && !rd.file.Director.Scripts {
+			in.Errorf(w.Checks.Pos, "checks", "%s", noScripts)
 		}
 	}
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
 	return rd.file, nil
+}
+
+// noScripts: whoever may change the specification of a cluster must not thereby run programs on its directors.
+const noScripts = "checks of type script run programs on this director, which its own file has to allow: director: {scripts: true}"
+
+// scripted reports whether a check of the service runs a program.
+func (s *Service) scripted() bool {
+	return slices.ContainsFunc(s.Checks, func(c Check) bool { return c.Kind == CheckScript })
 }
 
 // reserved reports whether a firewall mark is one of the checks'.
@@ -204,6 +221,7 @@ func (rd *reader) director(raw *rawFile) {
 	o.VIPLifetime = wholeSeconds(r, d.VIPLifetime, "vip_lifetime", minLifetime, maxLifetime, DefaultVIPLifetime)
 	o.Sysctls = r.Bool(d.Sysctls, "sysctls", true)
 	o.CheckMark = uint32(r.Int(d.CheckMark, "check_mark", 1, math.MaxUint32-CheckMarks+1, DefaultCheckMark))
+	o.Scripts = r.Bool(d.Scripts, "scripts", false)
 	o.Socket = r.String(d.Socket, DefaultSocket)
 	switch s := o.Socket; {
 	case s == "":

@@ -24,6 +24,7 @@ type (
 		VIPLifetime       conf.Value `yaml:"vip_lifetime"`
 		Sysctls           conf.Value `yaml:"sysctls"`
 		CheckMark         conf.Value `yaml:"check_mark"`
+		Scripts           conf.Value `yaml:"scripts"`
 		Socket            conf.Value `yaml:"socket"`
 	}
 

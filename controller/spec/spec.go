@@ -82,6 +82,7 @@ type Options struct {
 	Sysctls           bool          // whether to set the director's sysctls; default true
 	// CheckMark is the first of CheckMarks firewall marks for the checks' own use; default DefaultCheckMark.
 	CheckMark uint32
+	Scripts   bool   // whether checks may run programs on this host; default false
 	Socket    string // path of the status socket; default /run/drover/director.sock, "" for none
 }
 

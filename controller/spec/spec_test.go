@@ -239,6 +239,8 @@ func TestEqualAndCloneKnowEveryField(t *testing.T) {
 			v.SetString(v.String() + "x")
 		case v.CanUint():
 			v.SetUint(v.Uint() + 1)
+		case v.Kind() == reflect.Bool:
+			v.SetBool(!v.Bool())
 		case v.CanInt():
 			v.SetInt(v.Int() + 1)
 		default:
@@ -267,7 +269,7 @@ func randomFile(r *rand.Rand) *File {
 	f := &File{Director: Options{
 		Interface: []string{"eth0", "bond0.100", `we"ird\`, "true", "1"}[r.IntN(5)], Ownership: []Ownership{OwnAll, OwnListed}[r.IntN(2)],
 		OnStop: []OnStop{Release, Keep}[r.IntN(2)], ReconcileInterval: minReconcile + time.Duration(r.Int64N(int64(maxReconcile-minReconcile))),
-		VIPLifetime: time.Duration(2+r.IntN(3599)) * time.Second, Sysctls: r.IntN(2) == 0, CheckMark: []uint32{DefaultCheckMark, 1 << 31}[r.IntN(2)], Socket: []string{"", DefaultSocket, "/tmp/a b#c: d'\"\\"}[r.IntN(3)],
+		VIPLifetime: time.Duration(2+r.IntN(3599)) * time.Second, Sysctls: r.IntN(2) == 0, CheckMark: []uint32{DefaultCheckMark, 1 << 31}[r.IntN(2)], Scripts: true, Socket: []string{"", DefaultSocket, "/tmp/a b#c: d'\"\\"}[r.IntN(3)],
 	}}
 	for i := range r.IntN(4) {
 		v := VIP{Interface: []string{"", "eth1", "é"[:0]}[r.IntN(3)], Group: []string{DefaultGroup, "mail", "1", "true"}[r.IntN(4)]}

@@ -30,8 +30,12 @@ func (w *wire) http(ctx context.Context) error {
 			req.Header.Add(name, value)
 		}
 	}
+	if w.target.Check.Kind == spec.CheckHTTPS {
+		u.Scheme = "https"
+	}
 	transport := http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return w.dial(ctx, "tcp") },
+		DialTLSContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return w.dialTLS(ctx, "http/1.1") },
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,

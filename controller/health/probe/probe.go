@@ -23,18 +23,32 @@ type Prober struct{}
 var _ health.Prober = (*Prober)(nil)
 
 // Probe implements [health.Prober].
-func (p *Prober) Probe(ctx context.Context, t health.Target, mark uint32) error {
-	var err error
+func (p *Prober) Probe(ctx context.Context, t health.Target, mark uint32) (weight int, err error) {
 	w := wire{target: &t, mark: mark}
+	weight = health.AsConfigured
 	switch t.Check.Kind {
 	case spec.CheckTCP:
 		err = w.tcp(ctx)
-	case spec.CheckHTTP:
+	case spec.CheckTLS:
+		err = w.tls(ctx)
+	case spec.CheckHTTP, spec.CheckHTTPS:
 		err = w.http(ctx)
+	case spec.CheckGRPC, spec.CheckGRPCS:
+		err = w.grpc(ctx)
+	case spec.CheckDNS:
+		err = w.dns(ctx)
+	case spec.CheckUDP:
+		err = w.udp(ctx)
+	case spec.CheckSMTP:
+		err = w.smtp(ctx)
+	case spec.CheckICMP:
+		err = w.icmp(ctx)
+	case spec.CheckScript:
+		weight, err = w.script(ctx)
 	default:
 		err = fmt.Errorf("there is no check of type %q", t.Check.Kind)
 	}
-	return plain(ctx, err, t.Check.Timeout.String())
+	return weight, plain(ctx, err, t.Check.Timeout.String())
 }
 
 // wire makes the connections of one probe.

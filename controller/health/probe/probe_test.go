@@ -33,7 +33,7 @@ func ask(t *testing.T, text, addr string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), c.Timeout)
 	defer cancel()
 	begin := time.Now()
-	err := (&Prober{}).Probe(ctx, health.Target{Check: c, Place: spec.Place{To: netip.MustParseAddrPort(addr)}}, 0)
+	_, err := (&Prober{}).Probe(ctx, health.Target{Check: c, Place: spec.Place{To: netip.MustParseAddrPort(addr)}}, 0)
 	if took := time.Since(begin); took > c.Timeout+2*time.Second {
 		t.Errorf("%s: took %s", text, took)
 	}
