@@ -150,17 +150,21 @@ func ask(least, most int, f func(context.Context, *cli.Context, *api.Client) err
 		}
 		ctx, cancel := contextWithTimeout(c, clusterTimeout)
 		defer cancel()
-		err = f(ctx, c, d)
-		var none *api.ErrNoDirector
-		var refused *api.Error
-		switch {
-		case errors.As(err, &none):
-			return cli.Exit(err.Error()+" (is drover-director running? --director names another one)", exitNoDirector)
-		case errors.As(err, &refused) && refused.Conflict():
-			return cli.Exit(err, exitConflict)
-		}
-		return err
+		return askFailed(f(ctx, c, d))
 	}
+}
+
+// askFailed gives what came of asking a director its exit status.
+func askFailed(err error) error {
+	var none *api.ErrNoDirector
+	var refused *api.Error
+	switch {
+	case errors.As(err, &none):
+		return cli.Exit(err.Error()+" (is drover-director running? --director names another one)", exitNoDirector)
+	case errors.As(err, &refused) && refused.Conflict():
+		return cli.Exit(err, exitConflict)
+	}
+	return err
 }
 
 // whoami names the person at the keyboard, for the history.

@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	commands := []*cli.Command{listCommand()}
 	// Where list is asked for, the options of the other commands would cost it a tenth of its start.
 	if len(args) < 2 || !commands[0].HasName(args[1]) {
-		commands = slices.Concat(commands, []*cli.Command{planCommand(), ipvsadmCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand()}, wholeCommands(), clusterCommands())
+		commands = slices.Concat(commands, []*cli.Command{planCommand(), ipvsadmCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand(), topCommand()}, wholeCommands(), clusterCommands())
 	}
 	usageErrors(commands)
 	app := &cli.App{
