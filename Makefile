@@ -35,7 +35,7 @@ KERNEL    := -tags kernel -exec '$(LAB) exec --memory 1536 --'
 # Packages with tests against the real kernel, which carry the build tag "kernel".
 KERNEL_PKGS = $(shell grep -rl --include=*_test.go '^//go:build kernel' . | xargs -r -n1 dirname | sort -u)
 
-.PHONY: all build demo test unit kernel-test lab-test bench faults soak lint vuln generate install kernel clean
+.PHONY: all build demo test unit kernel-test lab-test bench faults soak lint vuln generate install man kernel clean
 
 all: build
 
@@ -109,7 +109,11 @@ vuln:
 generate:
 	$(GO) generate ./...
 
-install: build
+# For the machine that builds, whichever the programs are for.
+man:
+	GOOS= GOARCH= CGO_ENABLED=0 $(GO) run -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' ./cmd/drover man $(BUILD)/man
+
+install: build man
 	install -d $(DESTDIR)/etc/drover
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/doc/drover
 	install -m 755 $(BUILD)/drover $(DESTDIR)$(PREFIX)/bin/
@@ -117,6 +121,12 @@ install: build
 	for unit in packaging/*.service; do \
 	  sed 's|/usr/sbin/|$(PREFIX)/sbin/|g; s|file:/usr/share/|file:$(PREFIX)/share/|' "$$unit" > $(DESTDIR)$(PREFIX)/lib/systemd/system/"$${unit##*/}"; done
 	install -m 644 packaging/*.yaml README.md CHANGELOG.md docs/*.md $(DESTDIR)$(PREFIX)/share/doc/drover/
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	install -m 644 $(BUILD)/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 cmd/drover/completion/drover.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/drover
+	install -m 644 cmd/drover/completion/drover.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_drover
+	install -m 644 cmd/drover/completion/drover.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/drover.fish
 
 clean:
 	rm -rf $(BUILD)

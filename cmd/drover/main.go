@@ -34,18 +34,24 @@ func main() {
 	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
+// commands are all of the program, in the order of its help.
+func commands() []*cli.Command {
+	return slices.Concat([]*cli.Command{listCommand(), planCommand(), ipvsadmCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand(), topCommand()}, wholeCommands(), clusterCommands(), completionCommands(), []*cli.Command{manCommand()})
+}
+
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	commands := []*cli.Command{listCommand()}
+	list := []*cli.Command{listCommand()}
 	// Where list is asked for, the options of the other commands would cost it a tenth of its start.
-	if len(args) < 2 || !commands[0].HasName(args[1]) {
-		commands = slices.Concat(commands, []*cli.Command{planCommand(), ipvsadmCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand(), topCommand()}, wholeCommands(), clusterCommands())
+	if len(args) < 2 || !list[0].HasName(args[1]) {
+		list = commands()
 	}
-	usageErrors(commands)
+	usageErrors(list)
 	app := &cli.App{
 		Name:                   "drover",
 		Usage:                  "Linux Virtual Server clusters in direct routing",
+		Description:            "Options may stand behind other arguments.\n\nExit status: " + exitStatuses,
 		UseShortOptionHandling: true,
-		Commands:               commands,
+		Commands:               list,
 		Action:                 unknownCommand,
 		Version:                version.Version,
 		ExitErrHandler:         func(*cli.Context, error) {},
@@ -127,7 +133,9 @@ func unknownCommand(c *cli.Context) error {
 		}
 		var names []string
 		for _, x := range list {
-			names = append(names, x.Names()...)
+			if !x.Hidden {
+				names = append(names, x.Names()...)
+			}
 		}
 		return cli.Exit(fmt.Sprintf("there is no command %q%s (%s --help lists them)", c.Args().First(), didYouMean(c.Args().First(), names), c.Command.HelpName), 2)
 	}
