@@ -31,7 +31,7 @@ const (
 // clusterTimeout bounds one question to a director.
 const clusterTimeout = 15 * time.Second
 
-var directorFlag = &cli.StringFlag{Name: "director", EnvVars: []string{"DROVER_DIRECTOR"}, Value: api.DefaultSocket, Usage: "ask the director at `ADDRESS`: the path of its socket, or http://127.0.0.1:PORT for a tunnel to it"}
+var directorFlag = &cli.StringFlag{Name: "director", EnvVars: []string{"DROVER_DIRECTOR"}, Value: api.DefaultSocket, DefaultText: api.DefaultSocket, Usage: "ask the director at `ADDRESS`: the path of its socket, or http://127.0.0.1:PORT for a tunnel to it"}
 
 var outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "print as `FORMAT`: text, json, yaml"}
 

@@ -309,7 +309,7 @@ func completionCommands() []*cli.Command {
 				}
 				ctx, cancel := context.WithTimeout(c.Context, completeTimeout)
 				defer cancel()
-				d := &asked{ctx: ctx, where: directorFlag.Value}
+				d := &asked{ctx: ctx, where: api.DefaultSocket}
 				if v := os.Getenv(directorFlag.EnvVars[0]); v != "" {
 					d.where = v
 				}
