@@ -89,9 +89,10 @@ const (
 	Silent                // bound, and this host proven not to answer for it
 	Unproven              // bound, settings in place, but the proof was not possible
 	Answered              // this host answers for it, so it is not bound
+	Held                  // bound, and the director of this host has it on another interface, where it is to answer
 )
 
-var phaseNames = [...]string{"pending", "failed", "silent", "unproven", "answered"}
+var phaseNames = [...]string{"pending", "failed", "silent", "unproven", "answered", "held"}
 
 func (p Phase) String() string {
 	if int(p) < len(phaseNames) {
@@ -125,14 +126,16 @@ type Agent struct {
 	log   *slog.Logger
 	ready chan struct{}
 
-	mu     sync.Mutex // guards what follows
-	next   *Config    // not taken in yet
-	status Status
-	wake   chan struct{} // capacity 1: next was set
+	mu       sync.Mutex // guards what follows
+	next     *Config    // not taken in yet
+	director bool       // see SetDirector
+	status   Status
+	wake     chan struct{} // capacity 1: next was set
 
 	// What follows belongs to the goroutine of Run.
 
 	cfg       *Config
+	directed  bool // SetDirector, as of this pass
 	store     *store
 	vips      map[netip.Addr]*vip
 	applied   bool // settings, for cfg
@@ -243,6 +246,23 @@ func (a *Agent) Set(cfg *Config) {
 	}
 }
 
+// SetDirector says whether this host is a director, too. Then a VIP on another interface is there because the
+// director has its lease, and that this host answers for it there is right; the VIP stays on the agent's device, for
+// when the director gives it up. It does not wait for that.
+func (a *Agent) SetDirector(yes bool) {
+	a.mu.Lock()
+	news := a.director != yes
+	a.director = yes
+	a.mu.Unlock()
+	if !news {
+		return
+	}
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
 // Status returns how things were after the last look.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
@@ -297,7 +317,15 @@ func (a *Agent) take() {
 	a.mu.Lock()
 	next := a.next
 	a.next = nil
+	news := a.directed != a.director
+	a.directed = a.director
 	a.mu.Unlock()
+	if news {
+		for _, v := range a.vips {
+			v.elsewhere = nil // said again, in the words that fit now
+			v.retry()
+		}
+	}
 	if next == nil {
 		return
 	}
@@ -495,7 +523,9 @@ func (a *Agent) lookElsewhere(snap *kernel.Snapshot) {
 			if was, known := v.elsewhere[dev]; known && was == here[dev] {
 				continue
 			}
-			if here[dev] {
+			if here[dev] && a.directed {
+				a.log.Info("the director of this host has the VIP", "address", v.addr, "interface", dev)
+			} else if here[dev] {
 				a.log.Warn("VIP is also on an interface where this host answers for it; it cannot be silent there", "address", v.addr, "interface", dev)
 			} else {
 				a.log.Info("VIP is also on another interface, where nobody asks for it", "address", v.addr, "interface", dev)
@@ -545,10 +575,23 @@ func (a *Agent) refreshLinks(snap *kernel.Snapshot) {
 	}
 }
 
+// held reports whether the director of this host has a VIP on an interface on which it is to answer.
+func (a *Agent) held(v *vip) bool {
+	if !a.directed {
+		return false
+	}
+	for _, answers := range v.elsewhere {
+		if answers {
+			return true
+		}
+	}
+	return false
+}
+
 // obstacle returns why a VIP must not be on the device now, and the phase that it has therefore.
 func (a *Agent) obstacle(v *vip) (Phase, string) {
 	for _, dev := range slices.Sorted(maps.Keys(v.elsewhere)) {
-		if v.elsewhere[dev] {
+		if v.elsewhere[dev] && !a.directed {
 			return Answered, fmt.Sprintf("%s is on %s as well, where this host answers for it: remove it there (ip address del %s dev %s)", v.addr, dev, v.addr, dev)
 		}
 	}
@@ -663,7 +706,7 @@ func (a *Agent) prove(ctx context.Context, snap *kernel.Snapshot) {
 		var ask []netip.Addr
 		for _, v := range a.order() {
 			verdict, known := v.verdicts.on(index)
-			if v.bound && v.due() && (!known || verdict.Result == proof.Unproven) {
+			if v.bound && v.due() && !a.held(v) && (!known || verdict.Result == proof.Unproven) {
 				ask = append(ask, v.addr)
 			}
 		}
@@ -689,6 +732,11 @@ func (a *Agent) prove(ctx context.Context, snap *kernel.Snapshot) {
 
 // judge draws the conclusion from the verdicts on a bound VIP.
 func (a *Agent) judge(v *vip) {
+	if a.held(v) {
+		v.retry()
+		v.phase, v.reason, v.verdicts = Held, "", nil
+		return
+	}
 	var silent []string
 	unproven := ""
 	for _, verdict := range v.verdicts {
@@ -795,12 +843,15 @@ func (a *Agent) conclude() time.Duration {
 	pending := a.next != nil
 	a.mu.Unlock()
 	a.opts.Changed()
-	if !a.readyDone && !pending && counts[Silent]+counts[Unproven] == len(st.VIPs) && a.settings == nil {
+	if !a.readyDone && !pending && counts[Silent]+counts[Unproven]+counts[Held] == len(st.VIPs) && a.settings == nil {
 		a.readyDone = true
 		a.log.Info("ready", "silent", counts[Silent], "unproven", counts[Unproven])
 		close(a.ready)
 	}
 	line := fmt.Sprintf("%d of %d VIPs silent%s", counts[Silent], len(st.VIPs), strings.ReplaceAll(problem, "\n", " "))
+	if n := counts[Held]; n > 0 {
+		line = fmt.Sprintf("%d held by this host's director, %s", n, line)
+	}
 	if line != a.summary {
 		a.summary = line
 		a.opts.Summary(line)

@@ -145,6 +145,54 @@ func TestVIPOnAnotherInterface(t *testing.T) {
 	})
 }
 
+// On a host that is a director, too, a VIP on another interface is the director's, and stays on lo as well.
+func TestVIPOfTheHostsDirector(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		r := h.start(t, three)
+		r.a.SetDirector(true)
+		sleep(time.Second)
+		r.h.trace = nil
+		r.log.Reset()
+		for range 2 {
+			h.add("eth0", "10.0.0.100/32")
+			sleep(settleGap)
+			r.did()
+			r.said(`level=INFO msg="the director of this host has the VIP" address=10.0.0.100 interface=eth0`)
+			r.phase(vipA, Held, "")
+			r.phase(vipB, Silent, "")
+			sleep(time.Hour)
+			r.did()
+			r.said()
+			h.del("eth0", "10.0.0.100/32")
+			sleep(settleGap)
+			r.did()
+			r.said("VIP is no longer on the other interface", "VIP silent")
+			r.phase(vipA, Silent, "")
+		}
+		// The director has gone for good.
+		h.add("eth0", "10.0.0.100/32")
+		sleep(settleGap)
+		r.log.Reset()
+		r.a.SetDirector(false)
+		sleep(settleGap)
+		r.did("del lo 10.0.0.100/32")
+		r.phase(vipA, Answered, "is on eth0 as well")
+		r.log.Reset()
+		r.a.SetDirector(true)
+		sleep(settleGap)
+		r.did("add lo 10.0.0.100")
+		r.said("the director of this host has the VIP", "VIP bound")
+		r.phase(vipA, Held, "")
+		h.del("eth0", "10.0.0.100/32")
+		sleep(settleGap)
+		if err := r.stop(); err != nil {
+			t.Error(err)
+		}
+		h.asBefore()
+	})
+}
+
 func TestFailsClosedWhenTheHostAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -150,9 +151,20 @@ func (m *member) follow(ctx context.Context, a *realserver.Agent, cfg func() *re
 	records, stop := m.node.WatchRecords()
 	defer stop()
 	var learned []netip.Addr
+	host := "" // the director on this host
 	before := cfg()
 	for {
 		c := cfg()
+		if d := m.director(ownMACs()); d != host {
+			switch {
+			case d != "":
+				m.log.Info("this host is a director, too", "director", d)
+			default:
+				m.log.Info("this host is no director any more", "director", host)
+			}
+			host = d
+			a.SetDirector(d != "")
+		}
 		if vips, ok := m.wanted(c.Pool); c.Learn && ok && (!slices.Equal(vips, learned) || c != before) {
 			m.log.Info("these are the VIPs of the pool", "pool", c.Pool, "vips", vips)
 			learned, before = vips, c
@@ -168,6 +180,35 @@ func (m *member) follow(ctx context.Context, a *realserver.Agent, cfg func() *re
 		case <-m.tell:
 		}
 	}
+}
+
+// director names the director that runs on this host: the one that announces a hardware address of it. One that
+// failed may have its VIPs on for a moment.
+func (m *member) director(macs []string) string {
+	for _, r := range m.node.Records() {
+		var d api.Director
+		if r.Key != gossip.DirectorRecord || r.State == cluster.Left || json.Unmarshal(r.Value, &d) != nil {
+			continue
+		}
+		if slices.ContainsFunc(d.MACs, func(mac string) bool { return slices.Contains(macs, mac) }) {
+			return r.Node
+		}
+	}
+	return ""
+}
+
+// ownMACs lists the hardware addresses of this host.
+func ownMACs() (out []string) {
+	list, err := net.Interfaces()
+	if err != nil {
+		return nil
+	}
+	for _, i := range list {
+		if len(i.HardwareAddr) == 6 {
+			out = append(out, i.HardwareAddr.String())
+		}
+	}
+	return out
 }
 
 // wanted lists the VIPs of a pool, sorted: all that any director names, so that a VIP is here before traffic, and
@@ -193,7 +234,7 @@ func (m *member) wanted(pool string) (vips []netip.Addr, ok bool) {
 func (m *member) publish(c *realserver.Config, st realserver.Status) {
 	out := api.Agent{Pool: c.Pool, Address: c.Address, Weight: c.Weight, Draining: m.leaving.Load(), VIPs: []api.AgentVIP{}}
 	for _, v := range st.VIPs {
-		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven)
+		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven || v.Phase == realserver.Held)
 		out.VIPs = append(out.VIPs, api.AgentVIP{Address: v.Address, Phase: v.Phase.String(), Ready: ready, Reason: v.Reason})
 	}
 	b, err := json.Marshal(out)
