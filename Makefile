@@ -3,7 +3,7 @@
 #   make            build the programs into build/
 #   make demo       the main job on a real IPVS kernel, in a lab: watch it
 #   make test       everything: unit tests with the race detector, fuzz seeds, the real kernel, the labs
-#   make bench      tables against ipvsadm on the same kernel
+#   make bench      tables against ipvsadm on the same kernel; what a cluster of 10, 100, 1000 agents costs
 #   make faults     what each fault costs, over 20 rounds, beside keepalived in the same kernel
 #   make soak       what takes long: fuzzing, command lines beside ipvsadm, every lab ten times
 #   make lint       gofmt, vet, staticcheck
@@ -75,10 +75,14 @@ lab-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
 	DROVER=$(BUILD)/drover $(GO) test -count=1 -timeout 14m -tags lab ./examples
 
+# Numbers of agents with which a cluster is measured.
+AGENTS ?= 10 100 1000
+
 bench: kernel
 	$(call need,ipvsadm=ipvsadm)
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BUILD)/bench ./bench
 	$(BUILD)/bench --programs $(BUILD) --out $(BUILD)/bench.json
+	DROVER_SCALE="$(AGENTS)" DROVER_SCALE_OUT=$(BUILD)/scale.json $(GO) test -tags bench -count=1 -run TestScale -timeout 30m ./cmd/drover-director
 
 # Rounds of `make faults`, and the labs that are compared.
 ROUNDS ?= 20
@@ -100,6 +104,7 @@ lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt: the files above are not formatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags kernel,lab ./...
+	$(GO) vet -tags bench ./cmd/drover-director
 	$(GO) tool staticcheck ./...
 	$(GO) tool staticcheck -tags kernel,lab ./...
 

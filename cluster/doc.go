@@ -5,6 +5,10 @@
 // that the sides of a partition find each other however long it lasted. Gossip only informs: finding out
 // that a member failed takes seconds, and nothing that must be safe may hang on it.
 //
+// In a cluster of more than 32 members a change of a record that is not a director's is known to the directors at
+// once, and to the others with the exchange of everything, which takes up to minutes. A director's is known to
+// all within a second.
+//
 // # Trust
 //
 // Whoever has the key is a member, and can speak in the name of any node: there are no identities of

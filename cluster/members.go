@@ -182,8 +182,12 @@ func (n *Node) settleLocked(m *Member) {
 
 func (n *Node) countLocked() {
 	var count [Failed + 1]int
+	n.directors = 0
 	for _, m := range n.members {
 		count[m.State]++
+		if m.State == Alive && m.Role == Director && m.Name != n.opt.Name {
+			n.directors++
+		}
 	}
 	n.alive.Store(int64(max(count[Alive], 1)))
 	for s := Alive; s <= Failed; s++ {

@@ -59,8 +59,10 @@ type Node struct {
 	requests *queue[request]      // to this node
 	streams  chan struct{}        // a place for each SendReliable under way
 	large    chan struct{}        // capacity 1: wakes the sender of large records
-	gossiped *memberlist.TransmitLimitedQueue
-	pending  *pending
+	// toDirectors wakes the sender of records that are for the directors; capacity 1.
+	toDirectors chan struct{}
+	gossiped    *memberlist.TransmitLimitedQueue
+	pending     *pending
 
 	onMembers, onRecords watchers
 	count                atomic.Uint64 // number of the last message
@@ -75,7 +77,9 @@ type Node struct {
 	forgotten  map[string]forgotten
 	senders    map[string]*sender
 	records    *recordSet
-	dirty      map[string]bool // keys of own records that are too large for gossip and not sent yet
+	dirty      map[string]bool    // keys of own records that are too large for gossip and not sent yet
+	direct     map[string]*direct // own records on their way to the directors, by key
+	directors  int                // alive, this node not counted
 	conflicts  map[netip.AddrPort]*Conflict
 	mutedUntil time.Time
 }
@@ -102,9 +106,9 @@ func New(opt Options) (*Node, error) {
 		opt: opt, log: opt.Log.With("component", "cluster"), metrics: m, keys: keys, ready: make(chan struct{}),
 		handlers: make(map[byte]*handler), serve: make(map[byte]RequestFunc),
 		requests: newQueue(func(r request) int { return len(r.payload) }),
-		streams:  make(chan struct{}, maxSends), large: make(chan struct{}, 1), pending: newPending(),
+		streams:  make(chan struct{}, maxSends), large: make(chan struct{}, 1), toDirectors: make(chan struct{}, 1), pending: newPending(),
 		members: make(map[string]*Member), gone: make(map[string]time.Time), forgotten: make(map[string]forgotten),
-		senders: make(map[string]*sender), records: newRecordSet(), dirty: make(map[string]bool),
+		senders: make(map[string]*sender), records: newRecordSet(), dirty: make(map[string]bool), direct: make(map[string]*direct),
 		conflicts: make(map[netip.AddrPort]*Conflict),
 	}
 	n.alive.Store(1)
@@ -215,6 +219,7 @@ func (n *Node) Run(ctx context.Context) error {
 		wg.Go(func() { n.serveRequests(serving) })
 	}
 	wg.Go(func() { n.sendLarge(serving) })
+	wg.Go(func() { n.sendDirect(serving) })
 	n.join(ctx, ml, &wg)
 
 	n.leave(ml)

@@ -46,7 +46,13 @@ func (n *Node) spreadLocked(id recordID) {
 	e := n.records.m[id]
 	if len(e.value) < smallRecord {
 		if msg := n.encodeRecordsLocked([]recordID{id}); len(msg) <= smallRecord {
-			n.gossiped.QueueBroadcast(broadcast{id.node + " " + id.key, msg})
+			switch {
+			case n.gossipsLocked(id):
+				n.gossiped.QueueBroadcast(broadcast{id.node + " " + id.key, msg})
+			case id.node == n.opt.Name:
+				n.direct[id.key] = &direct{set: time.Now()}
+				signal(n.toDirectors)
+			}
 			return
 		}
 	}

@@ -235,7 +235,7 @@ func TestFlood(t *testing.T) {
 	for _, r := range a.Refused() {
 		told[r.Reason] = r
 	}
-	if r := told[refuseDecrypt]; !r.Alarming() || float64(r.Count) != a.metric(t, metricRefused, "reason", refuseDecrypt) || r.Count < uint64(packets/5) ||
+	if r := told[refuseDecrypt]; !r.Alarming() || float64(r.Count) > a.metric(t, metricRefused, "reason", refuseDecrypt) || r.Count < uint64(packets/5) ||
 		r.From != conn.LocalAddr().String() || !strings.Contains(r.String(), "packets could not be decrypted, the last from 127.0.0.1:") || time.Since(r.Last) > time.Minute {
 		t.Errorf("told of %+v: %s", r, r)
 	}

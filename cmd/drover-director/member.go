@@ -48,6 +48,8 @@ const (
 	// publishEvery is how often this node looks whether there is something new to tell the others beside what
 	// it is told of at once.
 	publishEvery = 2 * time.Second
+	// followQuiet is how long announcements of real servers are collected before they are taken in.
+	followQuiet = 10 * time.Millisecond
 	// defendEvery bounds how often this node answers somebody else's claim to its VIPs (RFC 5227, section 2.4,
 	// DEFEND_INTERVAL is 10 s, for addresses that nobody has leased).
 	defendEvery = time.Second
@@ -87,6 +89,7 @@ type member struct {
 	ready      chan struct{}          // closed when the controller is ready and the gossip listens
 	controller *controller.Controller // set before run
 	kernel     table                  // likewise
+	agents     gossip.Decoded[api.Agent]
 	path       string
 
 	qualifying sync.Mutex // held while qualify runs; taken before mu
@@ -576,6 +579,11 @@ func (m *member) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-records:
+			select { // when one real server changes, so do others
+			case <-ctx.Done():
+				return
+			case <-time.After(followQuiet):
+			}
 		case <-members:
 			if list := m.node.Conflicts(); len(list) > conflicts {
 				m.events.add(slog.LevelError, "gossip", "%s", list[0].String())
@@ -616,12 +624,15 @@ func (m *member) acknowledge() {
 // readyServers lists the members of pools with the VIPs for which they are proven ready. A node that failed keeps
 // what it had last: who does not hear it cannot know better. A node that has left is out.
 func (m *member) readyServers() (out []spec.Member, draining []string) {
+	seen := make(map[string]bool)
+	defer func() { m.agents.Keep(func(node string) bool { return seen[node] }) }()
 	for _, r := range m.node.Records() {
 		if r.Key != gossip.AgentRecord || r.State == cluster.Left {
 			continue
 		}
-		var a api.Agent
-		if err := json.Unmarshal(r.Value, &a); err != nil || a.Pool == "" || !a.Address.IsValid() || a.Weight > 65535 {
+		seen[r.Node] = true
+		a, ok := m.agents.Get(&r)
+		if !ok || a.Pool == "" || !a.Address.IsValid() || a.Weight > 65535 {
 			continue
 		}
 		s := spec.Member{Name: r.Node, Pool: a.Pool, Address: a.Address, Weight: a.Weight}
