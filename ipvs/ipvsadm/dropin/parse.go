@@ -105,7 +105,7 @@ type parser struct {
 	given optionSet
 	c     Command
 	svc   ipvs.Service
-	flags string // of -b
+	flags string // the argument of -b, which is looked at when the scheduler is known
 	dst   ipvs.Destination
 	mask  uint32 // of svc, as the kernel has it
 	// family is the service's, 0 as long as it is not known.
@@ -156,6 +156,14 @@ func Parse(args []string, names Resolver) (Command, error) {
 	if err := p.leftovers(); err != nil {
 		return Command{}, err
 	}
+	if p.svc.Scheduler == "" {
+		p.svc.Scheduler = defaultScheduler
+	}
+	flags, err := parseSchedulerFlags(p.svc.Scheduler, p.flags)
+	if err != nil {
+		return Command{}, err
+	}
+	p.svc.Flags |= flags
 	if err := uses[p.c.Action].check("command", p.given); err != nil {
 		return Command{}, err
 	}
@@ -397,14 +405,6 @@ func (p *parser) change(c ipvs.Command) { p.c.Change = ipvs.Verbatim(c, p.mask) 
 
 func (p *parser) finishService() error {
 	s := &p.svc
-	if s.Scheduler == "" {
-		s.Scheduler = defaultScheduler
-	}
-	flags, err := parseSchedulerFlags(s.Scheduler, p.flags)
-	if err != nil {
-		return err
-	}
-	s.Flags |= flags
 	switch {
 	case s.FWMark == 0 && s.Port == 0 && s.Flags&ipvs.Persistent == 0:
 		return refuse("Zero port specified for non-persistent service")

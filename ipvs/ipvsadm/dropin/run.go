@@ -28,6 +28,9 @@ func Run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	t := &tool{args: args, out: stdout, errs: stderr, names: &System{}}
 	client, err := dial(ctx)
 	if err != nil {
+		if c, wrong := Parse(args, t.names); wrong == nil && (c.Action == Help || c.Action == Version) {
+			return t.run(ctx, c)
+		}
 		return t.refused(err)
 	}
 	defer client.Close()
@@ -71,10 +74,10 @@ func (t *tool) run(ctx context.Context, c Command) int {
 	var err error
 	switch c.Action {
 	case Help:
-		_, err = io.WriteString(t.out, usage(t.args[0], t.client.Info().Version))
+		_, err = io.WriteString(t.out, usage(t.args[0]))
 		return t.printed(err)
 	case Version:
-		_, err = io.WriteString(t.out, version(t.client.Info().Version))
+		_, err = io.WriteString(t.out, version)
 		return t.printed(err)
 	case List, Save:
 		return t.printed(t.list(ctx, c))
@@ -216,12 +219,11 @@ func (t *tool) flush(ctx context.Context, status int) int {
 	return status
 }
 
-// version is what -v prints. Programs look for the version of ipvsadm in it.
-func version(kernel string) string {
-	return fmt.Sprintf("ipvsadm v1.31 2019/12/24 (compiled with drover and IPVS v%s)\n", kernel)
-}
+// version is what -v prints. Programs look for the version of ipvsadm in it; that of IPVS is the one that the
+// original was made for.
+const version = "ipvsadm v1.31 2019/12/24 (compiled with drover and IPVS v1.2.1)\n"
 
 // usage is what -h prints.
-func usage(program, kernel string) string {
-	return version(kernel) + strings.ReplaceAll(usageText, "PROGRAM", program)
+func usage(program string) string {
+	return version + strings.ReplaceAll(usageText, "PROGRAM", program)
 }
