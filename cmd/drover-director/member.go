@@ -89,7 +89,7 @@ type member struct {
 	ready      chan struct{}          // closed when the controller is ready and the gossip listens
 	controller *controller.Controller // set before run
 	kernel     table                  // likewise
-	agents     gossip.Decoded[api.Agent]
+	decoded    gossip.Decoded[api.Agent]
 	path       string
 
 	qualifying sync.Mutex // held while qualify runs; taken before mu
@@ -625,13 +625,13 @@ func (m *member) acknowledge() {
 // what it had last: who does not hear it cannot know better. A node that has left is out.
 func (m *member) readyServers() (out []spec.Member, draining []string) {
 	seen := make(map[string]bool)
-	defer func() { m.agents.Keep(func(node string) bool { return seen[node] }) }()
+	defer func() { m.decoded.Keep(func(node string) bool { return seen[node] }) }()
 	for _, r := range m.node.Records() {
 		if r.Key != gossip.AgentRecord || r.State == cluster.Left {
 			continue
 		}
 		seen[r.Node] = true
-		a, ok := m.agents.Get(&r)
+		a, ok := m.decoded.Get(&r)
 		if !ok || a.Pool == "" || !a.Address.IsValid() || a.Weight > 65535 {
 			continue
 		}
