@@ -9,6 +9,7 @@ import (
 
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/health"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
@@ -25,6 +26,7 @@ type view struct {
 	active map[string]string  // group: the director that has it; nil for a director that is alone
 	errors []controller.ErrorStatus
 	since  map[serverState]time.Time
+	health health.View
 	// reasons are asked for more of them about a real server, which may be in or out.
 	reasons []func(*spec.Service, *spec.RealServer) []api.Reason
 }
@@ -115,6 +117,11 @@ func (v *view) service(full, base *spec.Service, groups map[netip.Addr]string) a
 			s.Reasons = append(s.Reasons, refused(&e))
 		}
 	}
+	if h := v.health[full.Key]; h != nil && h.Sorry {
+		s.Reasons = append(s.Reasons, api.Reason{Source: "check", Text: "the quorum is lost, and the sorry server answers", Change: "more real servers that are up"})
+	} else if h != nil && h.Panics {
+		s.Reasons = append(s.Reasons, api.Reason{Source: "check", Text: "too many real servers went down at once, and they are served on", Change: "more real servers that are up"})
+	}
 	for j := range full.RealServers {
 		d := v.server(&s, full, &full.RealServers[j], from)
 		d.Listed = slices.ContainsFunc(base.RealServers, func(r spec.RealServer) bool { return r.DestKey == full.RealServers[j].DestKey })
@@ -145,7 +152,7 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 		}
 		d.Traffic.Add(c.Servers[d.Server].Traffic)
 		if name == from {
-			d.Counts, here = c.Servers[d.Server].Counts, true
+			d.Counts, d.Weight, here = c.Servers[d.Server].Counts, c.Servers[d.Server].Weight, true
 		}
 	}
 	if _, asked := v.tables[from]; !asked { // its table is not known: what is wanted is taken for what is
@@ -154,7 +161,7 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 	switch {
 	case !here:
 		d.State = api.Out
-	case r.Weight > 0:
+	case d.Weight > 0:
 		d.State = api.In
 	case d.Counts.Active > 0:
 		d.State = api.Draining
@@ -182,6 +189,8 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 	if a != nil {
 		d.Reasons = append(d.Reasons, a.trouble(svc.Addr)...)
 	}
+	verdict, reasons := v.verdict(svc, r)
+	d.Reasons = append(d.Reasons, reasons...)
 	for _, f := range v.reasons {
 		d.Reasons = append(d.Reasons, f(svc, r)...)
 	}
@@ -191,7 +200,36 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 	if t, ok := v.since[serverState{svc.Key, r.DestKey, presence(r.Weight)}]; ok {
 		d.Since = &t
 	}
+	if len(reasons) > 0 && d.State != api.In && !verdict.Since.IsZero() {
+		d.Since = &verdict.Since
+	}
 	return d
+}
+
+// verdict is what the checks of a service say of a real server.
+func (v *view) verdict(svc *spec.Service, r *spec.RealServer) (x health.Verdict, out []api.Reason) {
+	s := v.health[svc.Key]
+	if s == nil || !svc.Checked() {
+		return x, nil
+	}
+	x = s.Servers[r.DestKey]
+	reason := api.Reason{Source: "check", Change: "drover checks tells how its probes go"}
+	if !x.Since.IsZero() {
+		reason.Since = &x.Since
+	}
+	switch {
+	case x.State == health.Down && x.Kept:
+		reason.Text = strings.TrimSuffix("is down, and kept: "+x.Reason, ": ")
+	case x.State == health.Down:
+		reason.Text = strings.TrimSuffix("is down: "+x.Reason, ": ")
+		reason.Change = "good probes, as many as the check's rise asks for; drover checks tells how they go"
+	case x.State == health.Unknown:
+		reason.Text = "has not been probed to an end yet, and is left as it is"
+		reason.Change = "the first probe; drover checks tells how it goes"
+	default:
+		return x, nil
+	}
+	return x, append(out, reason)
 }
 
 // presence is the part of a state that a director decides.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/health"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -67,11 +68,14 @@ func TestServices(t *testing.T) {
 	}
 	full := f.Spec.WithMembers(members)
 	count := func(active, inactive uint64, connections uint64) *countedServer {
-		return &countedServer{Counts: api.Counts{Active: active, Inactive: inactive}, Traffic: api.Traffic{Connections: connections}}
+		return &countedServer{Weight: 1, Counts: api.Counts{Active: active, Inactive: inactive}, Traffic: api.Traffic{Connections: connections}}
 	}
 	here := counted{
 		"TCP 192.0.2.10:80": {Traffic: api.Traffic{Connections: 100}, Servers: map[string]*countedServer{
 			"10.0.0.21:80": count(1, 2, 50), "10.0.0.22:80": count(9, 0, 1), "10.0.0.23:80": count(0, 5, 1), "10.0.0.31:80": count(1, 0, 1), "10.0.0.33:80": count(4, 4, 4), "10.0.0.35:80": count(0, 0, 0)}},
+	}
+	for _, name := range []string{"10.0.0.22:80", "10.0.0.23:80", "10.0.0.31:80"} {
+		here["TCP 192.0.2.10:80"].Servers[name].Weight = 0
 	}
 	there := counted{
 		"TCP 192.0.2.10:80": {Traffic: api.Traffic{Connections: 11}, Servers: map[string]*countedServer{"10.0.0.21:80": count(70, 70, 7)}},
@@ -127,6 +131,41 @@ func TestServices(t *testing.T) {
 	v = &view{base: &f.Spec, full: &f.Spec, tables: map[string]counted{"": here}}
 	if s := v.services()[0]; s.Active != "" || s.Servers[0].Counts.Active != 1 || s.Servers[4].Reasons[0].Text != "is not in the table of this director" {
 		t.Errorf("alone: %+v", s)
+	}
+}
+
+// What checks say is among the reasons.
+func TestServicesChecked(t *testing.T) {
+	f, err := spec.ParseSpec("", []byte("vips: [192.0.2.10]\nservices: [{name: web, address: 192.0.2.10, port: 80, checks: [{type: tcp}], real_servers: [10.0.0.11, 10.0.0.12, 10.0.0.13, 10.0.0.14]}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := &f.Spec.Services[0]
+	key := func(i int) ipvs.DestKey { return svc.RealServers[i].DestKey }
+	since := time.Unix(1000, 0)
+	table := counted{svc.Key.String(): {Servers: map[string]*countedServer{key(0).String(): {Weight: 1}, key(2).String(): {Weight: 1}, key(3).String(): {Weight: 0}}}}
+	v := &view{base: &f.Spec, full: &f.Spec, tables: map[string]counted{"": table}, health: health.View{svc.Key: {Sorry: true, Servers: map[ipvs.DestKey]health.Verdict{
+		key(0): {State: health.Up, Since: since}, key(1): {State: health.Down, Since: since, Reason: "connection refused"},
+		key(2): {State: health.Down, Since: since, Reason: "late", Kept: true}}}}}
+	s := v.services()[0]
+	got := lineOf(s.Name, s.State, s.Counts, s.Traffic, s.Reasons)
+	for _, d := range s.Servers {
+		got += "\n" + lineOf(d.Name, d.State, d.Counts, d.Traffic, d.Reasons)
+	}
+	want := `web in 0+0 0 | check: the quorum is lost, and the sorry server answers -> more real servers that are up
+10.0.0.11 in 0+0 0
+10.0.0.12 out 0+0 0 | check: is down: connection refused -> good probes, as many as the check's rise asks for; drover checks tells how they go
+10.0.0.13 in 0+0 0 | check: is down, and kept: late -> drover checks tells how its probes go
+10.0.0.14 drained 0+0 0 | check: has not been probed to an end yet, and is left as it is -> the first probe; drover checks tells how it goes`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if d := s.Servers[1]; d.Since == nil || !d.Since.Equal(since) {
+		t.Errorf("out since %v", d.Since)
+	}
+	f.Spec.Services[0].Checks = nil
+	if d := v.services()[0].Servers[1]; len(d.Reasons) != 1 || d.Reasons[0].Source != "kernel" {
+		t.Errorf("without checks: %+v", d.Reasons)
 	}
 }
 
