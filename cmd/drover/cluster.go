@@ -144,14 +144,19 @@ func ask(least, most int, f func(context.Context, *cli.Context, *api.Client) err
 		if err := checkFormat(c); err != nil {
 			return err
 		}
-		d, err := api.NewClient(c.String("director"))
-		if err != nil {
-			return cli.Exit(err, 2)
-		}
-		ctx, cancel := contextWithTimeout(c, clusterTimeout)
-		defer cancel()
-		return askFailed(f(ctx, c, d))
+		return asking(c, f)
 	}
+}
+
+// asking runs f with the director that the command line names.
+func asking(c *cli.Context, f func(context.Context, *cli.Context, *api.Client) error) error {
+	d, err := api.NewClient(c.String("director"))
+	if err != nil {
+		return cli.Exit(err, 2)
+	}
+	ctx, cancel := contextWithTimeout(c, clusterTimeout)
+	defer cancel()
+	return askFailed(f(ctx, c, d))
 }
 
 // askFailed gives what came of asking a director its exit status.

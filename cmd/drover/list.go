@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/ipvs"
 	"github.com/drover-lb/drover/ipvs/ipvsadm"
 )
@@ -39,7 +40,9 @@ func listCommand() *cli.Command {
 		Usage:   "list the kernel's virtual services, real servers and connections",
 		Description: "Prints the IPVS table of this network namespace byte for byte as `ipvsadm -Ln` does, with the\n" +
 			"options of ipvsadm. Addresses and ports are always numeric. Needs root (CAP_NET_ADMIN).\n\n" +
-			"With -o json the table has all numbers of all views, in full.",
+			"With -o json the table has all numbers of all views, in full.\n\n" +
+			"With --cluster it asks a director instead, as drover service list does: names, states, and why a real\n" +
+			"server is out. -o may be text, wide, name, json or yaml then.",
 		UseShortOptionHandling: true,
 		HideHelpCommand:        true,
 		Flags: []cli.Flag{
@@ -55,9 +58,14 @@ func listCommand() *cli.Command {
 			&cli.BoolFlag{Name: "nosort", Usage: "keep the kernel's order"},
 			&cli.BoolFlag{Name: "numeric", Aliases: []string{"n"}, Usage: "does nothing: it is always numeric"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "`FORMAT`: table or json"},
+			&cli.BoolFlag{Name: "cluster", Usage: "list the services of the cluster, their real servers, and why one is out"},
+			&cli.StringFlag{Name: "director", EnvVars: directorFlag.EnvVars, Usage: "with --cluster: ask the director at `ADDRESS`"},
 		},
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return listUsage(err.Error()) },
 		Action: func(c *cli.Context) error {
+			if c.Bool("cluster") {
+				return listCluster(c)
+			}
 			if err := checkList(c); err != nil {
 				return err
 			}
@@ -73,6 +81,26 @@ func listCommand() *cli.Command {
 			return list(ctx, c, client)
 		},
 	}
+}
+
+// listCluster is drover service list under the name that everybody looks for.
+func listCluster(c *cli.Context) error {
+	for _, l := range listed {
+		if c.Bool(l.flag) {
+			return listUsage("--" + l.flag + " and --cluster exclude each other")
+		}
+	}
+	format := c.String("output")
+	switch format {
+	case "table":
+		format = "text"
+	case "text", asWide, asName, asJSON, asYAML:
+	default:
+		return listUsage(fmt.Sprintf("output (%q) must be text, wide, name, json or yaml with --cluster", format))
+	}
+	return asking(c, func(ctx context.Context, c *cli.Context, d *api.Client) error {
+		return printList(ctx, c, d, c.Args().Slice(), format)
+	})
 }
 
 // listUsage is a wrong command line, exit status 2.

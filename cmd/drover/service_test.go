@@ -293,6 +293,15 @@ func TestListServices(t *testing.T) {
 		}
 		golden(t, name, out)
 	}
+	_, want, _ := drover(t.Context(), "", words("service list -o wide")...)
+	if status, out, errs := drover(t.Context(), "", words("list --cluster -o wide")...); status != 0 || out != want || errs != "" {
+		t.Errorf("list --cluster: %d, %q, %q", status, out, errs)
+	}
+	for args, want := range map[string]string{"list --cluster --stats": "list: --stats and --cluster exclude each other", "list --cluster -o xml": `list: output ("xml") must be text, wide, name, json or yaml with --cluster`} {
+		if status, out, errs := drover(t.Context(), "", words(args)...); status != 2 || out != "" || !strings.HasPrefix(errs, "drover: "+want) {
+			t.Errorf("%s: %d, %q, %q", args, status, out, errs)
+		}
+	}
 	var back api.Services
 	if status, out, _ := drover(t.Context(), "", words("service ls web -o json")...); status != 0 || json.Unmarshal([]byte(out), &back) != nil || len(back.Services) != 1 || len(back.Services[0].Servers) != 2 {
 		t.Errorf("%d, %s", status, out)

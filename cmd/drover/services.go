@@ -105,11 +105,15 @@ func isServer(d *api.Server, text string) bool {
 }
 
 func listServices(ctx context.Context, c *cli.Context, d *api.Client) error {
-	list, err := fetchServices(ctx, d, c.Args().Slice())
+	return printList(ctx, c, d, c.Args().Slice(), c.String("output"))
+}
+
+// printList prints the services of those names, or all.
+func printList(ctx context.Context, c *cli.Context, d *api.Client, names []string, format string) error {
+	list, err := fetchServices(ctx, d, names)
 	if err != nil {
 		return err
 	}
-	format := c.String("output")
 	if done, err := printAs(c.App.Writer, format, list); done {
 		return err
 	}
