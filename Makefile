@@ -97,6 +97,8 @@ soak: kernel
 	DROVER_SOAK_PACKETS=1000000 $(GO) test -count=1 -run Flood -timeout 10m ./cluster
 	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
 	$(GO) test -run '^$$' -fuzz '^FuzzRules$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
+	$(GO) test -run '^$$' -fuzz '^FuzzApply$$' -fuzztime 10m -fuzzminimizetime 5x ./controller/spec/edit
+	$(GO) test -run '^$$' -fuzz '^FuzzArrange$$' -fuzztime 2m ./cmd/drover
 	CGO_ENABLED=0 $(GO) test -count=1 -run GeneratedLines -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000
 	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -timeout 14m -tags lab ./examples || exit 1; done
 
