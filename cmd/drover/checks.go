@@ -17,7 +17,7 @@ import (
 func checksCommand() *cli.Command {
 	return &cli.Command{
 		Name: "checks", Usage: "show which real servers are up, and why others are not",
-		UsageText: "drover checks [-o text|json] [--director ADDRESS]",
+		UsageText: "drover checks [-o FORMAT] [--director ADDRESS]",
 		Flags:     []cli.Flag{directorFlag, outputFlag},
 		Action:    ask(0, 0, checksAction),
 	}
@@ -28,8 +28,8 @@ func checksAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 	if err := d.Do(ctx, "GET", "/v1/checks", nil, &list); err != nil {
 		return err
 	}
-	if c.String("output") == "json" {
-		return printJSON(c.App.Writer, list)
+	if done, err := printAs(c.App.Writer, c.String("output"), list); done {
+		return err
 	}
 	if len(list) == 0 {
 		fmt.Fprintln(c.App.Writer, "no service has checks")

@@ -36,7 +36,20 @@ func main() {
 
 // commands are all of the program, in the order of its help.
 func commands() []*cli.Command {
-	return slices.Concat([]*cli.Command{listCommand(), planCommand(), ipvsadmCommand(), arpCommand(), labCommand(), serviceCommand(), serverCommand(), topCommand()}, wholeCommands(), clusterCommands(), completionCommands(), []*cli.Command{manCommand()})
+	return slices.Concat(
+		under("This host's kernel", listCommand(), planCommand(), ipvsadmCommand(), arpCommand()),
+		under("Services of a cluster", serviceCommand(), serverCommand(), topCommand()), under("Services of a cluster", wholeCommands()...),
+		under("Cluster", clusterCommands()...),
+		under("Tools", labCommand()), under("Tools", completionCommands()...), under("Tools", manCommand()),
+	)
+}
+
+// under puts commands under one heading of the help.
+func under(heading string, list ...*cli.Command) []*cli.Command {
+	for _, c := range list {
+		c.Category = heading
+	}
+	return list
 }
 
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
@@ -49,7 +62,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	app := &cli.App{
 		Name:                   "drover",
 		Usage:                  "Linux Virtual Server clusters in direct routing",
-		Description:            "Options may stand behind other arguments.\n\nExit status: " + exitStatuses,
+		Description:            "Options may stand behind other arguments.\n\nExit status " + exitStatuses,
 		UseShortOptionHandling: true,
 		Commands:               list,
 		Action:                 unknownCommand,

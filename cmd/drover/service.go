@@ -119,8 +119,8 @@ func serviceCommand() *cli.Command {
 func serverCommand() *cli.Command {
 	const args = "[SERVICE] SERVER"
 	const help = "SERVICE is a name, or -t, -u, --sctp-service or -f as with ipvsadm; SERVER is a name, an address with or\n" +
-		"without port, or -r. SERVICE/SERVER does too, as drover service list -o name prints it. "
-	const every = "Without a service it is about each service that has the real server.\n\n"
+		"without port, or -r. SERVICE/SERVER does too, as drover service list -o name prints it."
+	const every = " Without a\nservice it is about each service that has the real server.\n\n"
 	return &cli.Command{
 		Name: "server", Usage: "add, edit, delete, drain and undrain real servers of the cluster",
 		Subcommands: []*cli.Command{
