@@ -21,7 +21,7 @@ var passesOn = []string{"lab on", "lab exec"}
 
 // arrange puts options in front of the other arguments of their command, where the library wants them: users of
 // ipvsadm and of most other programs write them anywhere. Short options that stand together are taken apart. What
-// follows "--" is no option.
+// follows "--" is no option. --director may also stand in front of the command.
 func arrange(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
@@ -30,12 +30,13 @@ func arrange(app *cli.App, args []string) []string {
 	commands, flags := app.Commands, app.Flags
 	path := ""
 	var rest []string // the arguments that are no options
+	var held []string // --director in front of the command that it is an option of
 	for i := 1; i < len(args); i++ {
 		a := args[i]
 		switch {
 		case a == "--":
 			rest = append(rest, args[i+1:]...)
-			return finish(out, rest)
+			return finish(append(out, held...), rest)
 		case len(a) < 2 || a[0] != '-':
 			if c := find(commands, a); c != nil && len(rest) == 0 {
 				if path = strings.TrimPrefix(path+" "+c.Name, " "); c.SkipFlagParsing {
@@ -52,6 +53,10 @@ func arrange(app *cli.App, args []string) []string {
 		default:
 			for _, o := range apart(flags, a) {
 				f := option(flags, o)
+				to := &out
+				if f == nil && len(commands) > 0 && option([]cli.Flag{directorFlag}, o) != nil {
+					f, to = directorFlag, &held
+				}
 				if opt, ok := f.(*optionalFlag); ok && !strings.Contains(o, "=") {
 					value := opt.absent
 					if i+1 < len(args) {
@@ -63,14 +68,14 @@ func arrange(app *cli.App, args []string) []string {
 					o += "=" + value
 				} else if f != nil && takesValue(f) && !strings.Contains(o, "=") && i+1 < len(args) {
 					i++
-					out = append(out, o)
+					*to = append(*to, o)
 					o = args[i]
 				}
-				out = append(out, o)
+				*to = append(*to, o)
 			}
 		}
 	}
-	return finish(out, rest)
+	return finish(append(out, held...), rest)
 }
 
 // finish appends the arguments that are no options, even if they look like some.

@@ -44,6 +44,10 @@ func TestArrange(t *testing.T) {
 		"svc add -t 1.2.3.4:80 -op 5":  "svc add -t 1.2.3.4:80 -o -p=5",
 		"server edit -w -1 web a":      "server edit -w -1 web a",
 		"server -x drain":              "server -x drain",
+		"--director x promote web":     "promote --director x web",
+		"--director=x svc edit web":    "svc edit --director=x web",
+		"svc --director x edit -p":     "svc edit -p=300 --director x",
+		"--director x promote -- -y":   "promote --director x -- -y",
 		"nope --x y":                   "--x nope y",
 	} {
 		got := arrange(app, append([]string{"drover"}, strings.Fields(in)...))
