@@ -4,15 +4,18 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/plan"
@@ -127,4 +130,54 @@ func TestScenariosOnRealKernel(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) { s.run(realWorld(t)) })
 	}
+}
+
+// Many addresses are renewed at once; one that cannot be keeps none of the others.
+func TestRenewOnRealKernel(t *testing.T) {
+	w := realWorld(t)
+	k := w.kernel.(*kernel.Kernel)
+	ctx := t.Context()
+	l, err := k.Link(ctx, "eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held []kernel.Held
+	for _, p := range []string{"192.0.2.10/32", "192.0.2.11/32", "2001:db8::10/128"} {
+		held = append(held, kernel.Held{Index: l.Index, Prefix: netip.MustParsePrefix(p)})
+		w.addAddr("eth0", held[len(held)-1].Prefix, 5*time.Second)
+	}
+	check := func(from, to time.Duration) {
+		t.Helper()
+		found := 0
+		for _, a := range w.addrs() {
+			if slices.ContainsFunc(held, func(h kernel.Held) bool { return h.Prefix == a.Prefix && h.Index == a.Index }) {
+				found++
+				if a.Failed || a.Lifetime < from || a.Lifetime > to {
+					t.Errorf("%+v: want a lifetime of %v to %v", a, from, to)
+				}
+			}
+		}
+		if found != len(held) {
+			t.Errorf("%d of %d addresses are there", found, len(held))
+		}
+	}
+	for _, err := range k.Renew(ctx, held, time.Minute) {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	check(55*time.Second, time.Minute)
+	bad := append([]kernel.Held{{Index: 9999, Prefix: netip.MustParsePrefix("192.0.2.12/32")}}, held...)
+	for i, err := range k.Renew(ctx, bad, 2*time.Minute) {
+		if wrong := i == 0; wrong != errors.Is(err, unix.ENODEV) || !wrong && err != nil {
+			t.Errorf("%v: %v", bad[i], err)
+		}
+	}
+	check(115*time.Second, 2*time.Minute)
+	for _, err := range k.Renew(ctx, held, 90*time.Second) { // with what was left in the socket
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	check(85*time.Second, 90*time.Second)
 }

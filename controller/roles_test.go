@@ -457,6 +457,14 @@ func (k *busyKernel) SetAddress(ctx context.Context, index int, p netip.Prefix, 
 	return k.do(time.Duration(k.slow.Load()), func() error { return k.Kernel.SetAddress(ctx, index, p, life) })
 }
 
+func (k *busyKernel) Renew(ctx context.Context, addresses []kernel.Held, life time.Duration) []error {
+	errs := make([]error, len(addresses))
+	for i, a := range addresses {
+		errs[i] = k.SetAddress(ctx, a.Index, a.Prefix, life)
+	}
+	return errs
+}
+
 func (k *busyKernel) DeleteAddress(ctx context.Context, index int, p netip.Prefix) error {
 	return k.do(0, func() error { return k.Kernel.DeleteAddress(ctx, index, p) })
 }

@@ -96,6 +96,13 @@ func (g *gate) SetAddress(ctx context.Context, index int, p netip.Prefix, life t
 	return g.Kernel.SetAddress(ctx, index, p, life)
 }
 
+func (g *gate) Renew(ctx context.Context, addresses []kernel.Held, life time.Duration) []error {
+	if err := g.err(); err != nil {
+		return slices.Repeat([]error{err}, len(addresses))
+	}
+	return g.Kernel.Renew(ctx, addresses, life)
+}
+
 func (g *gate) DeleteAddress(ctx context.Context, index int, p netip.Prefix) error {
 	if err := g.err(); err != nil {
 		return err

@@ -24,6 +24,8 @@ type Addresses interface {
 	Addresses(ctx context.Context) ([]kernel.Address, error)
 	// SetAddress adds an address, or renews the lifetime of one that is there.
 	SetAddress(ctx context.Context, index int, p netip.Prefix, lifetime time.Duration) error
+	// Renew is SetAddress for many that are there, with an error for each.
+	Renew(ctx context.Context, addresses []kernel.Held, lifetime time.Duration) []error
 	// DeleteAddress removes an address; fs.ErrNotExist if it is not there.
 	DeleteAddress(ctx context.Context, index int, p netip.Prefix) error
 }
@@ -561,17 +563,27 @@ func (s *vips) take(ctx context.Context, list []*vip) {
 func (s *vips) renew(ctx context.Context) {
 	stuck := false // once is enough to know
 	for _, v := range s.known {
-		if !v.on {
-			if v.doubt && !stuck && !s.leased(s.groups[v.key]) {
-				stuck = !s.takeOff(ctx, v)
-			}
-			continue
-		}
-		if !s.leased(s.groups[v.key]) {
+		switch {
+		case s.leased(s.groups[v.key]):
+		case v.on:
 			s.takeOff(ctx, v)
-			continue
+		case v.doubt && !stuck:
+			stuck = !s.takeOff(ctx, v)
 		}
-		err := s.kernel.SetAddress(ctx, v.index, v.key.Prefix, s.life)
+	}
+	var on []*vip
+	var addresses []kernel.Held
+	for _, v := range s.known {
+		if v.on && s.leased(s.groups[v.key]) {
+			on = append(on, v)
+			addresses = append(addresses, kernel.Held{Index: v.index, Prefix: v.key.Prefix})
+		}
+	}
+	if len(on) == 0 {
+		return
+	}
+	for i, err := range s.kernel.Renew(ctx, addresses, s.life) {
+		v := on[i]
 		s.renewed(err)
 		switch {
 		case !s.leased(s.groups[v.key]): // the process may have been stopped since the first question

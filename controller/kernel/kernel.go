@@ -23,6 +23,12 @@ type Address struct {
 	Failed bool
 }
 
+// Held is an address to be renewed on an interface.
+type Held struct {
+	Index  int // of the interface
+	Prefix netip.Prefix
+}
+
 // Link is an interface.
 type Link struct {
 	Index   int

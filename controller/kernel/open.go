@@ -130,6 +130,12 @@ func (k *Kernel) SetAddress(ctx context.Context, index int, p netip.Prefix, life
 	return k.rt.setAddress(ctx, index, p, lifetime)
 }
 
+// Renew is SetAddress for many addresses that are there, with one exchange with the kernel. The errors are in the
+// order of the addresses.
+func (k *Kernel) Renew(ctx context.Context, addresses []Held, lifetime time.Duration) []error {
+	return k.rt.renewAll(ctx, addresses, lifetime)
+}
+
 // DeleteAddress takes an address off an interface. For one that is not there, or whose interface is
 // gone, the error is fs.ErrNotExist.
 func (k *Kernel) DeleteAddress(ctx context.Context, index int, p netip.Prefix) error {

@@ -27,6 +27,7 @@ type rtnetlink struct {
 	calls chan func()
 	quit  chan struct{}
 	once  sync.Once
+	renew renewer // of the goroutine that carries out calls
 }
 
 func openRTNetlink() (*rtnetlink, error) {
@@ -46,6 +47,7 @@ func openRTNetlink() (*rtnetlink, error) {
 				f()
 			case <-r.quit:
 				h.Close()
+				r.renew.close()
 				return
 			}
 		}
@@ -139,19 +141,27 @@ func lifetime(seconds int) time.Duration {
 	return max(time.Duration(seconds)*time.Second, time.Nanosecond)
 }
 
-func (r *rtnetlink) setAddress(ctx context.Context, index int, p netip.Prefix, life time.Duration) error {
-	a := rtAddr(index, p)
+// validLifetime is the lifetime as the kernel has it, in seconds.
+func validLifetime(life time.Duration) uint32 {
 	if life == Forever {
-		a.ValidLft, a.PreferedLft = math.MaxUint32, 0
-	} else {
-		a.ValidLft, a.PreferedLft = int(life/time.Second), 0
+		return math.MaxUint32
 	}
+	return uint32(life / time.Second)
+}
+
+func addressFlags(p netip.Prefix) (flags uint32) {
 	if p.Addr().Is6() {
-		a.Flags = unix.IFA_F_NODAD
+		flags = unix.IFA_F_NODAD
 		if p.IsSingleIP() {
-			a.Flags |= unix.IFA_F_NOPREFIXROUTE
+			flags |= unix.IFA_F_NOPREFIXROUTE
 		}
 	}
+	return flags
+}
+
+func (r *rtnetlink) setAddress(ctx context.Context, index int, p netip.Prefix, life time.Duration) error {
+	a := rtAddr(index, p)
+	a.ValidLft, a.PreferedLft, a.Flags = int(validLifetime(life)), 0, int(addressFlags(p))
 	if err := r.do(ctx, func() error { return r.h.AddrReplace(nil, a) }); err != nil {
 		return fmt.Errorf("failed to put %s onto interface %d: %w", p, index, err)
 	}

@@ -50,6 +50,11 @@ func openWatcher(log *slog.Logger) (*watcher, error) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, watchBuffer)
 	}
+	// Without the filter each renewal of a VIP would wake the reader.
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, dropNewAddress()); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("failed to filter rtnetlink notifications: %w", err)
+	}
 	const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFADDR
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
 		unix.Close(fd)
@@ -64,6 +69,21 @@ func openWatcher(log *slog.Logger) (*watcher, error) {
 	}
 	go w.run()
 	return w, nil
+}
+
+// dropNewAddress is a filter that drops RTM_NEWADDR, which nobody here reads. A notification has one message, whose
+// type is two bytes at offset 4 (struct nlmsghdr) in the machine's order, where a filter loads the network's.
+func dropNewAddress() *unix.SockFprog {
+	var typ [2]byte
+	binary.NativeEndian.PutUint16(typ[:], unix.RTM_NEWADDR)
+	const all = 0xffffffff
+	code := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 4},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: uint32(binary.BigEndian.Uint16(typ[:]))},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: all},
+	}
+	return &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
 }
 
 func (w *watcher) close() {

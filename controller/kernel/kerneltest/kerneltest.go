@@ -599,6 +599,15 @@ func (k *Kernel) SetAddress(_ context.Context, index int, p netip.Prefix, life t
 	return nil
 }
 
+// Renew implements controller.Addresses.
+func (k *Kernel) Renew(ctx context.Context, addresses []kernel.Held, life time.Duration) []error {
+	errs := make([]error, len(addresses))
+	for i, a := range addresses {
+		errs[i] = k.SetAddress(ctx, a.Index, a.Prefix, life)
+	}
+	return errs
+}
+
 // HandSetAddress is SetAddress by somebody else.
 func (k *Kernel) HandSetAddress(name string, p netip.Prefix, life time.Duration) {
 	k.mu.Lock()
