@@ -59,10 +59,9 @@ type Node struct {
 	requests *queue[request]      // to this node
 	streams  chan struct{}        // a place for each SendReliable under way
 	large    chan struct{}        // capacity 1: wakes the sender of large records
-	// toDirectors wakes the sender of records that are for the directors; capacity 1.
-	toDirectors chan struct{}
-	gossiped    *memberlist.TransmitLimitedQueue
-	pending     *pending
+	news     chan struct{}        // capacity 1: wakes who tells others of own records
+	gossiped *memberlist.TransmitLimitedQueue
+	pending  *pending
 
 	onMembers, onRecords watchers
 	count                atomic.Uint64 // number of the last message
@@ -77,9 +76,9 @@ type Node struct {
 	forgotten  map[string]forgotten
 	senders    map[string]*sender
 	records    *recordSet
-	dirty      map[string]bool    // keys of own records that are too large for gossip and not sent yet
-	direct     map[string]*direct // own records on their way to the directors, by key
-	directors  int                // alive, this node not counted
+	dirty      map[string]bool     // keys of own records that are too large for gossip and not sent yet
+	telling    map[string]*telling // own records of which others are told, by key
+	directors  int                 // alive, this node not counted
 	conflicts  map[netip.AddrPort]*Conflict
 	mutedUntil time.Time
 }
@@ -106,9 +105,9 @@ func New(opt Options) (*Node, error) {
 		opt: opt, log: opt.Log.With("component", "cluster"), metrics: m, keys: keys, ready: make(chan struct{}),
 		handlers: make(map[byte]*handler), serve: make(map[byte]RequestFunc),
 		requests: newQueue(func(r request) int { return len(r.payload) }),
-		streams:  make(chan struct{}, maxSends), large: make(chan struct{}, 1), toDirectors: make(chan struct{}, 1), pending: newPending(),
+		streams:  make(chan struct{}, maxSends), large: make(chan struct{}, 1), news: make(chan struct{}, 1), pending: newPending(),
 		members: make(map[string]*Member), gone: make(map[string]time.Time), forgotten: make(map[string]forgotten),
-		senders: make(map[string]*sender), records: newRecordSet(), dirty: make(map[string]bool), direct: make(map[string]*direct),
+		senders: make(map[string]*sender), records: newRecordSet(), dirty: make(map[string]bool), telling: make(map[string]*telling),
 		conflicts: make(map[netip.AddrPort]*Conflict),
 	}
 	n.alive.Store(1)
@@ -219,7 +218,7 @@ func (n *Node) Run(ctx context.Context) error {
 		wg.Go(func() { n.serveRequests(serving) })
 	}
 	wg.Go(func() { n.sendLarge(serving) })
-	wg.Go(func() { n.sendDirect(serving) })
+	wg.Go(func() { n.tellAgain(serving) })
 	n.join(ctx, ml, &wg)
 
 	n.leave(ml)

@@ -46,17 +46,23 @@ func (n *Node) spreadLocked(id recordID) {
 	e := n.records.m[id]
 	if len(e.value) < smallRecord {
 		if msg := n.encodeRecordsLocked([]recordID{id}); len(msg) <= smallRecord {
-			switch {
-			case n.gossipsLocked(id):
+			gossips := n.gossipsLocked(id)
+			if gossips {
 				n.gossiped.QueueBroadcast(broadcast{id.node + " " + id.key, msg})
-			case id.node == n.opt.Name:
-				n.direct[id.key] = &direct{set: time.Now()}
-				signal(n.toDirectors)
+			}
+			if id.node == n.opt.Name {
+				d := &telling{set: time.Now()}
+				if gossips {
+					d.step = 1
+				}
+				n.telling[id.key] = d
+				signal(n.news)
 			}
 			return
 		}
 	}
 	if id.node == n.opt.Name {
+		delete(n.telling, id.key)
 		n.dirty[id.key] = true
 		signal(n.large)
 	}

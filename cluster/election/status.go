@@ -100,7 +100,11 @@ func (c *Core) waitsFor(r *candidacy, s Status, frees int) string {
 	case active:
 		return ""
 	}
-	if s.Holder != "" {
+	switch s.Holder {
+	case "":
+	case c.cfg.Self:
+		return "the lease that it had before its start has not ended yet"
+	default:
 		return s.Holder + " is active"
 	}
 	if r.restAt > c.now {

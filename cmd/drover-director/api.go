@@ -265,11 +265,12 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 	return out, nil
 }
 
-// orderer finds out who orders changes; self if it is this director. During an election it waits for the outcome.
-func (m *member) orderer(ctx context.Context) (name string, epoch uint64, err error) {
+// orderer finds out who orders changes; self if it is this director. During an election it waits for the outcome, if
+// that is wanted: not on behalf of another director, who may know sooner.
+func (m *member) orderer(ctx context.Context, wait bool) (name string, epoch uint64, err error) {
 	end := time.Now().Add(settleTimeout)
 	for {
-		if name, epoch, err = m.orders(ctx); err == nil || time.Now().After(end) {
+		if name, epoch, err = m.orders(ctx); err == nil || !wait || time.Now().After(end) {
 			return name, epoch, err
 		}
 		_, _, changed := m.seats[m.leading()].get()
@@ -289,7 +290,7 @@ func (m *member) orders(ctx context.Context) (name string, epoch uint64, err err
 		return "", 0, err
 	case st.Role == election.Active:
 		return m.opts.Name, st.Epoch, nil
-	case st.Holder == "":
+	case st.Holder == "" || st.Holder == m.opts.Name: // or this director had it before it was started again
 		return "", 0, refuse(http.StatusServiceUnavailable, "no director is active (%s), and only an active one makes changes", st.Waiting)
 	}
 	return st.Holder, 0, nil
@@ -324,36 +325,57 @@ func (m *member) change(ctx context.Context, f forwarded) (*api.Changed, error) 
 	if m.rep == nil {
 		return nil, inFile(m.path)
 	}
-	who, epoch, err := m.orderer(ctx)
+	for end := time.Now().Add(settleTimeout); ; {
+		who, epoch, err := m.orderer(ctx, f.From == m.opts.Name)
+		switch {
+		case err != nil && f.From != m.opts.Name:
+			return nil, errMoved
+		case err != nil:
+			return nil, err
+		case who == m.opts.Name:
+			return m.order(ctx, epoch, f)
+		case f.From != m.opts.Name:
+			return nil, errMoved
+		}
+		out, err := m.forward(ctx, who, f)
+		if !errors.Is(err, errMoved) || time.Now().After(end) {
+			return out, err
+		}
+		select { // nothing was done there; the next answer of the voters tells who is active now
+		case <-time.After(m.opts.Lease / 4):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// errMoved is the answer to a forwarded change by a director that is not the active one, and has done nothing.
+var errMoved = &api.Error{Status: http.StatusServiceUnavailable, Text: "the active director has changed just now; try again"}
+
+// forward has another director make a change.
+func (m *member) forward(ctx context.Context, to string, f forwarded) (*api.Changed, error) {
+	b, err := json.Marshal(f)
 	if err != nil {
 		return nil, err
 	}
-	if who != m.opts.Name {
-		if f.From != m.opts.Name {
-			return nil, refuse(http.StatusServiceUnavailable, "%s is not the active director any more", m.opts.Name)
-		}
-		b, err := json.Marshal(f)
-		if err != nil {
-			return nil, err
-		}
-		answer, err := m.node.Request(ctx, who, gossip.KindChange, b)
-		if err != nil {
-			return nil, fmt.Errorf("the active director did not make the change: %w", err)
-		}
-		var out struct {
-			api.Changed
-			Refused string `json:"refused"`
-			Status  int    `json:"status"`
-		}
-		if err := json.Unmarshal(answer, &out); err != nil {
-			return nil, err
-		}
-		if out.Refused != "" {
-			return nil, &api.Error{Status: out.Status, Text: out.Refused}
-		}
-		return &out.Changed, nil
+	answer, err := m.node.Request(ctx, to, gossip.KindChange, b)
+	if err != nil {
+		return nil, fmt.Errorf("the active director did not make the change: %w", err)
 	}
-	return m.order(ctx, epoch, f)
+	var out struct {
+		api.Changed
+		Refused string `json:"refused"`
+		Status  int    `json:"status"`
+	}
+	switch err := json.Unmarshal(answer, &out); {
+	case err != nil:
+		return nil, err
+	case out.Refused == errMoved.Text:
+		return nil, errMoved
+	case out.Refused != "":
+		return nil, &api.Error{Status: out.Status, Text: out.Refused}
+	}
+	return &out.Changed, nil
 }
 
 // serveForwarded answers a director that forwards a change. A refusal keeps its status.

@@ -28,10 +28,14 @@ import (
 
 	"github.com/drover-lb/drover/arp"
 	"github.com/drover-lb/drover/cluster"
+	"github.com/drover-lb/drover/cluster/election"
+	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/health"
+	"github.com/drover-lb/drover/controller/health/probe"
 	"github.com/drover-lb/drover/controller/kernel/kerneltest"
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -80,6 +84,9 @@ type said struct {
 	Acked   bool     `json:"acked,omitempty"`
 	Members int      `json:"members,omitempty"` // the least that any node of the process sees
 	Usage   *usage   `json:"usage,omitempty"`
+	Active  bool     `json:"active,omitempty"`
+	State   string   `json:"state,omitempty"`   // specification and table
+	Refused string   `json:"refused,omitempty"` // why a change is not acknowledged
 	Error   string   `json:"error,omitempty"`
 	_       struct{} // named fields only
 }
@@ -203,12 +210,14 @@ func scaleDirector(name string) error {
 		return err
 	}
 	reg := prometheus.NewRegistry()
-	m, err := newMember(memberOptions{file: file, path: path, dataDir: filepath.Join(dir, name), log: log, reg: reg, ann: ann})
+	ev := newEvents(log)
+	engine := health.New(health.Options{Prober: &probe.Prober{}, Log: log, Event: ev.health})
+	m, err := newMember(memberOptions{events: ev, health: engine, file: file, path: path, dataDir: filepath.Join(dir, name), log: log, reg: reg, ann: ann})
 	if err != nil {
 		return err
 	}
 	k := scaleKernel{kerneltest.New("lo")}
-	c, err := controller.New(controller.Options{Kernel: k, Roles: m.roles(), Leased: m.keeper.Leased, Log: log, Registry: reg}, m.file(), path)
+	c, err := controller.New(controller.Options{Kernel: k, Roles: m.roles(), Leased: m.keeper.Leased, Log: log, Registry: reg, Health: engine}, m.file(), path)
 	if err != nil {
 		return err
 	}
@@ -234,6 +243,24 @@ func scaleDirector(name string) error {
 			s := said{Change: n, Acked: true, At: monotonic()}
 			if err != nil {
 				s.Error = err.Error()
+			}
+			tell(s)
+		case "weight":
+			go func() {
+				call, cancel := context.WithTimeout(ctx, 3*time.Second)
+				defer cancel()
+				_, err := m.change(call, forwarded{Change: api.Change{Content: weightSite(n), Who: "bench"}, From: name})
+				s := said{Change: n, Acked: err == nil}
+				if err != nil {
+					s.Refused = err.Error()
+				}
+				tell(s)
+			}()
+		case "state":
+			r, _, _ := m.seats[m.leading()].get()
+			s := said{Active: r.Role == election.Active, State: "none\n"}
+			if head, ok := m.rep.Log().Head(); ok {
+				s.State = string(head.Content) + "\n" + k.Table()
 			}
 			tell(s)
 		case "members":
@@ -349,6 +376,7 @@ type child struct {
 	name string
 	in   io.WriteCloser
 	out  chan said
+	kill func() // and wait
 }
 
 func startChild(t *testing.T, role, dir string) *child {
@@ -380,11 +408,12 @@ func startChild(t *testing.T, role, dir string) *child {
 		}
 		close(c.out)
 	}()
-	t.Cleanup(func() {
-		in.Close()
+	c.kill = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+		in.Close()
 	})
+	t.Cleanup(c.kill)
 	return c
 }
 
@@ -476,7 +505,7 @@ func quantiles(list []time.Duration) string {
 
 func scale(t *testing.T, n int) scaleFigures {
 	dir := t.TempDir()
-	key, err := cluster.GenerateKey()
+	key, err := keyring.Generate()
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "key"), []byte(key+"\n"), 0o600)
 	}

@@ -80,7 +80,7 @@ func TestManyMembers(t *testing.T) {
 		if !has(d1, web, "two") || !has(d2, web, "two") {
 			t.Error("a lost record is not sent again")
 		}
-		time.Sleep(directAt[len(directAt)-1])
+		time.Sleep(tellAt[len(tellAt)-1])
 		out := web.metric(t, metricMessages, "direction", "out", "type", msgRecords.String())
 		time.Sleep(time.Minute)
 		if more := web.metric(t, metricMessages, "direction", "out", "type", msgRecords.String()) - out; more != 0 {

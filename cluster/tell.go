@@ -14,16 +14,17 @@ import (
 // others with the exchange of everything.
 const manyMembers = 32
 
-// directAt is when a record is sent to the directors after it was set: datagrams may be lost.
-var directAt = []time.Duration{0, 200 * time.Millisecond, time.Second, 4 * time.Second}
+// tellAt is when others are told of an own record after it was set. Datagrams may be lost, and a network that is
+// in two for less time than it takes to find out that a member failed heals without an exchange of everything.
+var tellAt = []time.Duration{0, 200 * time.Millisecond, time.Second, 4 * time.Second, 10 * time.Second}
 
-// direct is the way of an own record to the directors.
-type direct struct {
+// telling is how far the telling of an own record is.
+type telling struct {
 	set  time.Time
-	step int // next of directAt
+	step int // next of tellAt
 }
 
-func (d *direct) due() time.Time { return d.set.Add(directAt[d.step]) }
+func (d *telling) due() time.Time { return d.set.Add(tellAt[d.step]) }
 
 // gossipsLocked reports whether a record is gossiped.
 func (n *Node) gossipsLocked(id recordID) bool {
@@ -37,33 +38,38 @@ func (n *Node) gossipsLocked(id recordID) bool {
 	return m != nil && m.Role == Director
 }
 
-// sendDirect sends own records that are not gossiped to the directors, until ctx ends.
-func (n *Node) sendDirect(ctx context.Context) {
+// tellAgain tells others of own records, again and again for some seconds, until ctx ends.
+func (n *Node) tellAgain(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-n.toDirectors:
+		case <-n.news:
 		case <-timer.C:
 		}
-		timer.Reset(time.Until(n.sendDue()))
+		timer.Reset(time.Until(n.tellDue()))
 	}
 }
 
-// sendDue sends what is due, and returns when the next is.
-func (n *Node) sendDue() time.Time {
+// tellDue tells what is due, by gossip or to the directors, and returns when the next is.
+func (n *Node) tellDue() time.Time {
 	now := time.Now()
 	next := now.Add(time.Hour)
 	var msgs [][]byte
 	var to []memberlist.Address
 	n.mu.Lock()
-	for key, d := range n.direct {
+	for key, d := range n.telling {
 		if !d.due().After(now) {
-			msgs = append(msgs, n.encodeRecordsLocked([]recordID{{n.opt.Name, key}}))
-			if d.step++; d.step == len(directAt) {
-				delete(n.direct, key)
+			id := recordID{n.opt.Name, key}
+			if msg := n.encodeRecordsLocked([]recordID{id}); n.gossipsLocked(id) {
+				n.gossiped.QueueBroadcast(broadcast{id.node + " " + id.key, msg})
+			} else {
+				msgs = append(msgs, msg)
+			}
+			if d.step++; d.step == len(tellAt) {
+				delete(n.telling, key)
 				continue
 			}
 		}
