@@ -95,7 +95,7 @@ faults: kernel
 soak: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
 	DROVER_SOAK_PACKETS=1000000 $(GO) test -count=1 -run Flood -timeout 10m ./cluster
-	$(GO) test -tags bench -count=1 -run TestKills -timeout 15m -v ./cmd/drover-director
+	$(GO) test -tags bench -count=1 -run 'TestKills|TestColdStart|TestTornState|TestFullDisk' -timeout 15m -v ./cmd/drover-director
 	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
 	$(GO) test -run '^$$' -fuzz '^FuzzRules$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
 	$(GO) test -run '^$$' -fuzz '^FuzzApply$$' -fuzztime 10m -fuzzminimizetime 5x ./controller/spec/edit
