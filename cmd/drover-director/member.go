@@ -81,6 +81,7 @@ type member struct {
 	watch  *arp.Watcher
 	events *events
 	health *health.Engine
+	beats  *beats
 	start  time.Time
 	seats  map[string]*seat
 	// reread asks for the interfaces and the real servers to be looked at again; capacity 1.
@@ -226,6 +227,8 @@ func newMember(o memberOptions) (*member, error) {
 	}
 	m.watch = arp.NewWatcher(o.log.With("component", "watch"), m.conflict)
 	m.node.HandleRequest(gossip.KindHandover, m.serveHandover)
+	m.beats = newBeats(m.health)
+	m.node.Handle(gossip.KindBeat, m.beats.hear)
 	return m, nil
 }
 
@@ -322,6 +325,7 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 	}
 	group.Go(func() { m.reach(ctx) })
 	group.Go(func() { m.follow(ctx) })
+	group.Go(func() { m.beats.run(ctx) })
 	group.Go(func() { m.tell(ctx) })
 	if m.rep != nil {
 		group.Go(func() { m.replicate(ctx) })
@@ -728,7 +732,7 @@ func (m *member) tell(ctx context.Context) {
 
 func (m *member) announcement(ctx context.Context) *api.Director {
 	m.mu.Lock()
-	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools(), Drained: slices.Clone(m.drained)}
+	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools(), Services: m.base.Spec.PoolServices(), Drained: slices.Clone(m.drained)}
 	if m.reached.Asked > 0 {
 		r := m.reached
 		d.Reach = &r
@@ -1119,5 +1123,5 @@ func planOf(ctx context.Context, kernel table, v health.View, s, old *spec.Spec,
 	for i := range old.Services {
 		owned[old.Services[i].Key] = struct{}{}
 	}
-	return plan.Diff(health.Want(s, v, have), have, plan.Owner(ownership, owned)), nil
+	return plan.Diff(health.Intent(s, v), have, plan.Owner(ownership, owned)), nil
 }

@@ -32,6 +32,7 @@ type member struct {
 	tell   chan struct{} // capacity 1
 	// leaving: this host is to get no new connections.
 	leaving atomic.Bool
+	down    atomic.Pointer[map[string]string] // services that are down here; nil: not looked at yet
 }
 
 const (
@@ -140,6 +141,10 @@ func (m *member) run(ctx context.Context, a *realserver.Agent, cfg func() *reals
 		group.Go(func() error { return m.keeper.Run(ctx) })
 	}
 	group.Go(func() error {
+		m.watchServices(ctx, cfg)
+		return nil
+	})
+	group.Go(func() error {
 		m.follow(ctx, a, cfg)
 		return nil
 	})
@@ -233,6 +238,9 @@ func (m *member) wanted(pool string) (vips []netip.Addr, ok bool) {
 // publish tells the cluster how the VIPs are here.
 func (m *member) publish(c *realserver.Config, st realserver.Status) {
 	out := api.Agent{Pool: c.Pool, Address: c.Address, Weight: c.Weight, Draining: m.leaving.Load(), VIPs: []api.AgentVIP{}}
+	if down := m.down.Load(); down != nil {
+		out.Down = *down
+	}
 	for _, v := range st.VIPs {
 		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven || v.Phase == realserver.Held)
 		out.VIPs = append(out.VIPs, api.AgentVIP{Address: v.Address, Phase: v.Phase.String(), Ready: ready, Reason: v.Reason})

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,8 @@ type Engine struct {
 	viaVIP     bool
 	programmed map[uint32]ipvs.Destination // marks whose services are in the kernel
 	news       bool                        // programmed has changed
+	agents     map[netip.Addr]Agent
+	heard      bool // agents has changed
 
 	// What follows belongs to the goroutine of Run.
 
@@ -80,7 +83,9 @@ type Engine struct {
 	marks    marks
 	ready    map[uint32]ipvs.Destination // programmed as taken in
 	services map[ipvs.Key]*service
-	dirty    map[ipvs.Key]bool // services to be judged
+	known    map[netip.Addr]Agent // agents as taken in
+	reorder  bool                 // the queue is out of order
+	dirty    map[ipvs.Key]bool    // services to be judged
 	judged   time.Time
 	fresh    bool      // the spec or the way is new
 	next     time.Time // the earliest of the services' own; zero: none
@@ -94,7 +99,9 @@ type target struct {
 	queued bool // or else it is under way, or waits
 	users  []ipvs.Key
 	gone   bool
-	weight int // that the last good result gave
+	weight int    // that the last good result gave
+	silent bool   // the agent of the server is not heard
+	cancel func() // ends the probe that is under way; nil if there is none
 }
 
 type result struct {
@@ -239,7 +246,8 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) takeIn() {
 	e.mu.Lock()
 	s, path, news := e.spec, e.viaVIP && e.opts.Marks != 0, e.news
-	e.spec, e.news = nil, false
+	agents, heard := e.agents, e.heard
+	e.spec, e.news, e.heard = nil, false, false
 	if news {
 		e.ready = e.programmed
 	}
@@ -252,14 +260,20 @@ func (e *Engine) takeIn() {
 		}
 		e.waiting = nil
 	}
-	if s == nil && path == e.path {
-		return
+	if s != nil || path != e.path {
+		if s != nil {
+			e.current = s
+		}
+		e.path = path
+		e.assign(time.Now())
 	}
-	if s != nil {
-		e.current = s
+	if heard || s != nil {
+		e.hear(agents, time.Now())
 	}
-	e.path = path
-	e.assign(time.Now())
+	if e.reorder {
+		heap.Init(&e.queue)
+		e.reorder = false
+	}
 }
 
 // assign makes targets of the current spec. Those that go on keep their state, and so do those of which only the
@@ -383,10 +397,11 @@ func (e *Engine) start(ctx context.Context, running *sync.WaitGroup) time.Durati
 		t.due = now.Add(jitter(e.interval(t)))
 		e.inFlight++
 		e.probes.Add(1)
+		ctx, cancel := context.WithTimeout(ctx, t.timeout())
+		t.cancel = cancel
 		running.Go(func() {
-			r := result{t: t, began: now}
-			ctx, cancel := context.WithTimeout(ctx, t.Check.Timeout)
 			defer cancel()
+			r := result{t: t, began: now}
 			var err error
 			if r.weight, err = e.opts.Prober.Probe(ctx, t.Target, mark); err != nil {
 				r.reason = err.Error()
@@ -414,12 +429,17 @@ func jitter(d time.Duration) time.Duration {
 func (e *Engine) result(r result) {
 	e.inFlight--
 	t := r.t
+	t.cancel = nil
 	if t.gone {
 		return
 	}
 	now := time.Now()
 	was := t.track.Changing()
-	changed := t.track.Add(r.reason, now, t.Check.Rise, t.Check.Fall)
+	fall := t.Check.Fall
+	if t.silent {
+		fall = 1 // there are two witnesses
+	}
+	changed := t.track.Add(r.reason, now, t.Check.Rise, fall)
 	weighed := r.reason == "" && r.weight != t.weight
 	if r.reason == "" {
 		t.weight = r.weight
@@ -480,10 +500,12 @@ func (e *Engine) judge() {
 	for k := range e.dirty {
 		svc := e.services[k]
 		for j, targets := range svc.targets {
-			d, x := &svc.spec.RealServers[j], worst(targets)
+			d := &svc.spec.RealServers[j]
+			x := e.said(svc.spec, d.Addr, worst(targets), now)
 			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: weigh(targets, d.Weight), State: x.State, Since: x.Since, Reason: x.Reason}
 		}
-		out, next, news := svc.pool.step(&svc.spec.Health, svc.inputs, now, svc.within)
+		rules := svc.spec.Reaction()
+		out, next, news := svc.pool.step(&rules, svc.inputs, now, svc.within)
 		svc.next = next
 		e.wakeAt(next)
 		view[k] = out

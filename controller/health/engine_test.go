@@ -262,3 +262,73 @@ func TestWant(t *testing.T) {
 		t.Errorf("without checks: %v", got.Services[0])
 	}
 }
+
+// What the agent of a server says about a service counts at once, and what the checks say counts too.
+func TestEngineHearsAgents(t *testing.T) {
+	var log []string
+	run(t, Options{Event: func(e Event) { log = append(log, e.String()) }}, func(e *Engine, w *world) {
+		s := sites(t, 2, 2, fast)
+		e.SetSpec(s)
+		time.Sleep(50 * time.Millisecond)
+		server := s.Services[0].RealServers[0].Addr
+		e.SetAgents(map[netip.Addr]Agent{server: {Down: map[string]string{"TCP 192.0.2.10:80": "nobody listens"}}})
+		synctest.Wait()
+		if got := states(e.View(), s, 0) + ", " + states(e.View(), s, 1); got != "down up, up up" {
+			t.Errorf("the agent says down: %s", got)
+		}
+		if got := e.View().of(s.Services[0].Key, s.Services[0].RealServers[0].DestKey).Reason; got != "service down: nobody listens (its agent)" {
+			t.Errorf("reason %q", got)
+		}
+		e.SetAgents(map[netip.Addr]Agent{server: {}})
+		synctest.Wait()
+		if got := states(e.View(), s, 0); got != "up up" {
+			t.Errorf("the agent says no more: %s", got)
+		}
+		// A new spec keeps what agents said.
+		e.SetAgents(map[netip.Addr]Agent{server: {Down: map[string]string{"TCP 192.0.2.10:81": "nobody listens"}}})
+		again := s.Clone()
+		e.SetSpec(&again)
+		synctest.Wait()
+		if got := states(e.View(), s, 0) + ", " + states(e.View(), s, 1); got != "up up, down up" {
+			t.Errorf("after a new spec: %s", got)
+		}
+	})
+	if got := strings.Join(log[len(log)-3:], "\n"); !strings.Contains(got, "s0: 10.0.0.1 is down: service down: nobody listens (its agent)\ns0: 10.0.0.1 is up") {
+		t.Errorf("events:\n%s", got)
+	}
+}
+
+// The host of a silent agent is probed at once, with little patience, and one bad probe is enough; a good one, and
+// nothing happens.
+func TestEngineProbesSilentHosts(t *testing.T) {
+	const slow = "{type: tcp, path: rip, interval: 10s, timeout: 5s, fall: 3}"
+	for _, dead := range []bool{true, false} {
+		for _, wait := range []time.Duration{0, 10 * time.Second} { // the next probe is far away, or just under way
+			run(t, Options{}, func(e *Engine, w *world) {
+				s := sites(t, 1, 2, slow)
+				e.SetSpec(s)
+				time.Sleep(wait + time.Second)
+				if dead {
+					w.mu.Lock()
+					w.takes = time.Hour
+					w.mu.Unlock()
+				}
+				time.Sleep(wait / 8)
+				begin := time.Now()
+				server := s.Services[0].RealServers[0].Addr
+				e.SetAgents(map[netip.Addr]Agent{server: {Silent: true}})
+				want := "up up"
+				if dead {
+					want = "down up"
+				}
+				time.Sleep(200 * time.Millisecond)
+				if got := states(e.View(), s, 0); got != want {
+					t.Errorf("dead %v, %s later: %s", dead, time.Since(begin), got)
+				}
+				if reason := e.View().of(s.Services[0].Key, s.Services[0].RealServers[0].DestKey).Reason; dead && !strings.HasPrefix(reason, "host gone: its agent is not heard; tcp 10.0.0.1:80: ") {
+					t.Errorf("reason %q", reason)
+				}
+			})
+		}
+	}
+}

@@ -46,7 +46,13 @@ func (v View) of(service ipvs.Key, server ipvs.DestKey) Verdict {
 
 // Want is the table that s asks for as far as the servers in it are fit for traffic. have is the table in the
 // kernel: servers of which nothing is known stay as they are there.
-func Want(s *spec.Spec, v View, have plan.State) plan.State {
+func Want(s *spec.Spec, v View, have plan.State) plan.State { return table(s, v, &have) }
+
+// Intent is the table that s asks for if the servers of which nothing is known yet turn out to be fit.
+func Intent(s *spec.Spec, v View) plan.State { return table(s, v, nil) }
+
+// table is Want, or with no have Intent.
+func table(s *spec.Spec, v View, have *plan.State) plan.State {
 	services := make([]plan.Service, len(s.Services))
 	for i := range s.Services {
 		svc := &s.Services[i]
@@ -77,7 +83,7 @@ func quiet(s *ipvs.Service) bool {
 }
 
 // admit reports whether a server is in the table, and sets its weight.
-func admit(s *spec.Service, v Verdict, d *ipvs.Destination, have plan.State) bool {
+func admit(s *spec.Service, v Verdict, d *ipvs.Destination, have *plan.State) bool {
 	switch {
 	case v.State == Up:
 		d.Weight = v.Weight
@@ -87,6 +93,9 @@ func admit(s *spec.Service, v Verdict, d *ipvs.Destination, have plan.State) boo
 	case v.State == Down:
 		d.Weight = 0
 		return s.Health.OnFail == spec.WeightZero
+	}
+	if have == nil {
+		return true
 	}
 	h := have.Find(s.Key)
 	if h == nil {

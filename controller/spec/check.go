@@ -88,6 +88,14 @@ var checkKinds = []CheckKind{CheckTCP, CheckTLS, CheckHTTP, CheckHTTPS, CheckGRP
 // DNSRecords are the types of records that a check can ask for.
 var DNSRecords = []string{"SOA", "NS", "A", "AAAA", "MX", "TXT", "SRV", "CNAME", "PTR"}
 
+// Reaction is Health, and where that says nothing, as of a pool without checks, its defaults.
+func (s *Service) Reaction() Health {
+	if s.Health != (Health{}) {
+		return s.Health
+	}
+	return Health{OnFail: Remove, FlapHold: DefaultFlapHold, Quorum: DefaultQuorum, Panic: DefaultPanic}
+}
+
 // CheckPath is the way of a probe.
 type CheckPath string
 
@@ -153,8 +161,9 @@ const (
 	DefaultFall          = 3
 )
 
-// Checked reports whether any real server of the service is checked.
-func (s *Service) Checked() bool { return len(s.Checks) > 0 }
+// Checked reports whether the real servers of the service are looked after: by checks, or, as members of a pool, by
+// their agents.
+func (s *Service) Checked() bool { return len(s.Checks) > 0 || s.Pool != "" }
 
 // Place is where a probe goes. It is comparable.
 type Place struct {

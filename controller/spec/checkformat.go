@@ -7,18 +7,21 @@ import (
 
 // checks writes the checks of a service, and how it reacts to them.
 func (w *writer) checks(s *Service) {
-	if len(s.Checks) == 0 {
+	if !s.Checked() {
 		return
 	}
-	w.line(2, "checks:")
+	if len(s.Checks) > 0 {
+		w.line(2, "checks:")
+	}
 	for i := range s.Checks {
 		w.line(3, "- {%s}", s.Checks[i].fields())
 	}
 	var health []string
-	if s.Health.OnFail != Remove {
+	if s.Health.OnFail == WeightZero {
 		health = append(health, "on_fail: "+string(s.Health.OnFail))
 	}
-	h := &s.Health
+	rules := s.Reaction()
+	h := &rules
 	add := func(format string, args ...any) { health = append(health, fmt.Sprintf(format, args...)) }
 	if h.SlowStart != 0 {
 		add("slow_start: %s", duration(h.SlowStart))

@@ -129,10 +129,10 @@ func (s *serviceReader) checks() {
 		s.svc.Checks = append(s.svc.Checks, c.out)
 	}
 	switch {
-	case len(list) > 0:
+	case len(list) > 0, s.raw.Health.Set && s.svc.Pool != "":
 		s.health()
 	case s.raw.Health.Set:
-		s.r.Errorf(s.raw.Health.Pos, "health", "is about what checks find, and there are none: write checks: [tcp], for instance")
+		s.r.Errorf(s.raw.Health.Pos, "health", "is about what checks find, and there are neither checks nor a pool: write checks: [tcp], for instance")
 	}
 }
 

@@ -32,6 +32,17 @@ func (s *Spec) Pools() map[string][]netip.Addr {
 	return pools
 }
 
+// PoolServices lists the services of each pool, by their keys as text.
+func (s *Spec) PoolServices() map[string][]string {
+	pools := make(map[string][]string)
+	for i := range s.Services {
+		if p := s.Services[i].Pool; p != "" {
+			pools[p] = append(pools[p], s.Services[i].Key.String())
+		}
+	}
+	return pools
+}
+
 // WithMembers returns s with the members of the pools among the real servers of their services. A member
 // without the VIP of a service is not one of its real servers: its packets would be lost. A real server that
 // the spec lists by the same address stands as it is written. The order of members does not matter.

@@ -74,6 +74,17 @@ type Member struct {
 	Sync    *SyncReport `json:"sync,omitempty"`
 }
 
+// BeatEvery is how often the agent of a real server tells the directors that it is alive.
+const BeatEvery = 75 * time.Millisecond
+
+// Beat is what the agent of a real server tells the directors in a datagram, every BeatEvery and whenever something
+// changes.
+type Beat struct {
+	Address netip.Addr `json:"address"`
+	// Down says why services are down at the host, by service such as "TCP 192.0.2.10:80".
+	Down map[string]string `json:"down,omitempty"`
+}
+
 // Agent is what a real server announces. It travels as a replicated record.
 type Agent struct {
 	Pool     string       `json:"pool,omitempty"`
@@ -82,6 +93,8 @@ type Agent struct {
 	Draining bool         `json:"draining,omitempty"`
 	VIPs     []AgentVIP   `json:"vips"`
 	Foreign  []netip.Addr `json:"foreign,omitempty"`
+	// Down says why services are down at the host, by service such as "TCP 192.0.2.10:80".
+	Down map[string]string `json:"down,omitempty"`
 }
 
 // AgentVIP is the state of a VIP on a real server.
@@ -97,9 +110,11 @@ type Director struct {
 	Spec   Spec                    `json:"spec"`
 	Active []string                `json:"active,omitempty"`
 	Pools  map[string][]netip.Addr `json:"pools,omitempty"`
-	Conns  *Conns                  `json:"connections,omitempty"`
-	Sync   *SyncReport             `json:"sync,omitempty"`
-	MACs   []string                `json:"macs,omitempty"`
+	// Services are those of each pool, such as "TCP 192.0.2.10:80".
+	Services map[string][]string `json:"services,omitempty"`
+	Conns    *Conns              `json:"connections,omitempty"`
+	Sync     *SyncReport         `json:"sync,omitempty"`
+	MACs     []string            `json:"macs,omitempty"`
 	// Drained are the members of pools that asked to be drained and get no new connections from this director.
 	Drained []string `json:"drained,omitempty"`
 	// Unfit are the groups that it could not have, with why.

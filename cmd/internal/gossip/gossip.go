@@ -21,6 +21,7 @@ const (
 	KindReplica  byte = 2 // requests of package replica
 	KindHandover byte = 3 // requests for another active director, JSON
 	KindChange   byte = 4 // requests for a change of the specification, JSON
+	KindBeat     byte = 6 // datagrams of agents that are alive, JSON
 	KindTable    byte = 5 // requests about the kernel's table of a director, JSON
 )
 

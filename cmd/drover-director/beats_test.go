@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/controller/health"
+	"github.com/drover-lb/drover/controller/spec"
+)
+
+// bad answers every probe with an error, after its time is up.
+type bad struct{}
+
+func (bad) Probe(ctx context.Context, _ health.Target, _ uint32) (int, error) {
+	<-ctx.Done()
+	return health.AsConfigured, ctx.Err()
+}
+
+// An agent that says that a service is down is heard at once, one that falls silent within half a second.
+func TestBeats(t *testing.T) {
+	f, err := spec.Parse("test", []byte("director: {interface: eth0}\nvips: [192.0.2.10]\nservices: [{address: 192.0.2.10, port: 80, real_servers: [10.0.0.11, 10.0.0.12], "+
+		"checks: [{type: tcp, path: rip, interval: 10s, timeout: 5s}]}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		e := health.New(health.Options{Prober: bad{}})
+		e.SetSpec(&f.Spec)
+		b := newBeats(e)
+		done := make(chan struct{}, 2)
+		go func() { _ = e.Run(ctx); done <- struct{}{} }()
+		go func() { b.run(ctx); done <- struct{}{} }()
+		reasons := func() string {
+			synctest.Wait()
+			var out []string
+			for _, x := range health.Reports(&f.Spec, e.View())[0].Servers {
+				out = append(out, x.State+" "+x.Reason)
+			}
+			return strings.Join(out, "; ")
+		}
+		beat := func() {
+			b.hear("web1", []byte(`{"address":"10.0.0.11"}`))
+			time.Sleep(api.BeatEvery)
+		}
+		beat()
+		b.hear("web1", []byte(`no JSON`))
+		b.hear("web1", []byte(`{"down":{"TCP 192.0.2.10:80":"x"}}`)) // of nobody
+		if got := reasons(); got != "unknown ; unknown " {
+			t.Errorf("at first: %s", got)
+		}
+		b.hear("web1", []byte(`{"address":"10.0.0.11","down":{"TCP 192.0.2.10:80":"nobody listens"}}`))
+		if got := reasons(); got != "down service down: nobody listens (its agent); unknown " {
+			t.Errorf("after it said so: %s", got)
+		}
+		beat()
+		if got := reasons(); got != "unknown ; unknown " {
+			t.Errorf("after it says so no more: %s", got)
+		}
+		for range 10 {
+			beat()
+		}
+		time.Sleep(500*time.Millisecond - api.BeatEvery)
+		if got := reasons(); !strings.HasPrefix(got, "down host gone: its agent is not heard; tcp 10.0.0.11:80: ") || !strings.HasSuffix(got, "; unknown ") {
+			t.Errorf("half a second after the last beat: %s", got)
+		}
+		time.Sleep(2 * forgetAfter)
+		b.mu.Lock()
+		if len(b.agents) != 0 {
+			t.Errorf("remembered: %v", b.agents)
+		}
+		b.mu.Unlock()
+		cancel()
+		<-done
+		<-done
+	})
+}
