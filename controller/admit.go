@@ -14,6 +14,8 @@ type Health interface {
 	// SetPath says whether IPVS forwards what this host sends itself. A standby's does not as long as connections
 	// are synchronised to it (net.ipv4.vs.backup_only): a marked packet would go to the active director.
 	SetPath(viaVIP bool)
+	// SetLead says whether this director is active for anything.
+	SetLead(active bool)
 	// Changed has a value when View or Private may say something new.
 	Changed() <-chan struct{}
 	View() health.View
@@ -28,6 +30,7 @@ type noHealth struct{}
 
 func (noHealth) SetSpec(*spec.Spec)       {}
 func (noHealth) SetPath(bool)             {}
+func (noHealth) SetLead(bool)             {}
 func (noHealth) Changed() <-chan struct{} { return nil }
 func (noHealth) View() health.View        { return nil }
 func (noHealth) Private() plan.State      { return plan.State{} }

@@ -324,6 +324,7 @@ func (c *Controller) Run(ctx context.Context) error {
 
 	c.inherit()
 	c.opts.Health.SetPath(c.opts.Sync == nil)
+	c.opts.Health.SetLead(c.anyActive())
 	c.forward()
 	if c.clustered() {
 		// What a predecessor left is off before anything that may take long.

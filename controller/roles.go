@@ -140,6 +140,7 @@ func (c *Controller) changeRole(ctx context.Context, rc roleChange) {
 		now.since = before.since
 	}
 	c.roles[rc.group] = now
+	c.opts.Health.SetLead(c.anyActive())
 	if before == nil || before.Active != rc.role.Active || before.Epoch != rc.role.Epoch {
 		c.log.Info("role", "group", rc.group, "role", now.String(), "epoch", now.Epoch, "why", now.Why)
 	}

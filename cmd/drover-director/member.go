@@ -326,6 +326,7 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 	group.Go(func() { m.reach(ctx) })
 	group.Go(func() { m.follow(ctx) })
 	group.Go(func() { m.beats.run(ctx) })
+	group.Go(func() { m.share(ctx) })
 	group.Go(func() { m.tell(ctx) })
 	if m.rep != nil {
 		group.Go(func() { m.replicate(ctx) })
@@ -578,6 +579,7 @@ func (m *member) follow(ctx context.Context) {
 	members, stopMembers := m.node.WatchMembers()
 	defer stopMembers()
 	conflicts := 0
+	var shared sharedBy
 	for {
 		select {
 		case <-ctx.Done():
@@ -595,6 +597,7 @@ func (m *member) follow(ctx context.Context) {
 			}
 		}
 		m.acknowledge()
+		shared = m.takeShared(shared)
 		ready, draining := m.readyServers()
 		m.mu.Lock()
 		same := slices.EqualFunc(ready, m.pooled, func(a, b spec.Member) bool {

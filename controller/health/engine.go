@@ -63,6 +63,7 @@ type Engine struct {
 	wake    chan struct{} // capacity 1
 	results chan result
 	probes  atomic.Uint64
+	views   atomic.Uint64
 
 	mu         sync.Mutex // guards what follows
 	spec       *spec.Spec // the newest, nil once it is taken in
@@ -71,6 +72,9 @@ type Engine struct {
 	news       bool                        // programmed has changed
 	agents     map[netip.Addr]Agent
 	heard      bool // agents has changed
+	shared     View // what the active director has told
+	told       bool // shared is new
+	lead       bool // this director is active
 
 	// What follows belongs to the goroutine of Run.
 
@@ -85,6 +89,8 @@ type Engine struct {
 	services map[ipvs.Key]*service
 	known    map[netip.Addr]Agent // agents as taken in
 	reorder  bool                 // the queue is out of order
+	others   View                 // shared as taken in
+	leads    bool                 // lead as taken in
 	dirty    map[ipvs.Key]bool    // services to be judged
 	judged   time.Time
 	fresh    bool      // the spec or the way is new
@@ -151,6 +157,9 @@ func (e *Engine) View() View { return *e.view.Load() }
 
 // Private are the services that probes to VIPs need in the kernel.
 func (e *Engine) Private() plan.State { return *e.private.Load() }
+
+// Revision rises with each new View.
+func (e *Engine) Revision() uint64 { return e.views.Load() }
 
 // Probes counts the probes that were started.
 func (e *Engine) Probes() uint64 { return e.probes.Load() }
@@ -247,7 +256,12 @@ func (e *Engine) takeIn() {
 	e.mu.Lock()
 	s, path, news := e.spec, e.viaVIP && e.opts.Marks != 0, e.news
 	agents, heard := e.agents, e.heard
-	e.spec, e.news, e.heard = nil, false, false
+	shared, told := e.shared, e.told
+	turned := e.leads != e.lead
+	if e.leads = e.lead; turned {
+		e.others = nil
+	}
+	e.spec, e.news, e.heard, e.told = nil, false, false, false
 	if news {
 		e.ready = e.programmed
 	}
@@ -269,6 +283,12 @@ func (e *Engine) takeIn() {
 	}
 	if heard || s != nil {
 		e.hear(agents, time.Now())
+	}
+	if told && !e.leads {
+		e.follow(shared)
+	}
+	if turned {
+		e.pace(time.Now())
 	}
 	if e.reorder {
 		heap.Init(&e.queue)
@@ -414,10 +434,29 @@ func (e *Engine) start(ctx context.Context, running *sync.WaitGroup) time.Durati
 
 // interval is how long after the start of a probe the next one starts.
 func (e *Engine) interval(t *target) time.Duration {
-	if t.track.Changing() {
+	switch {
+	case !e.leads && e.others != nil:
+		return t.Check.Interval * standbyPace
+	case t.track.Changing():
 		return t.Check.Fast
 	}
 	return t.Check.Interval
+}
+
+// pace makes what is in the queue due no later than this director's pace has it.
+func (e *Engine) pace(now time.Time) {
+	if e.leads {
+		for _, t := range e.targets {
+			if latest := now.Add(jitter(e.interval(t))); t.due.After(latest) {
+				t.due = latest
+			}
+		}
+		e.reorder = true
+	}
+	for k := range e.services {
+		e.dirty[k] = true
+	}
+	e.judged = time.Time{}
 }
 
 // jitter is d, up to a tenth more or less.
@@ -501,7 +540,7 @@ func (e *Engine) judge() {
 		svc := e.services[k]
 		for j, targets := range svc.targets {
 			d := &svc.spec.RealServers[j]
-			x := e.said(svc.spec, d.Addr, worst(targets), now)
+			x := e.said(svc.spec, d.Addr, e.heardOf(svc.spec, d.DestKey, worst(targets)), now)
 			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: weigh(targets, d.Weight), State: x.State, Since: x.Since, Reason: x.Reason}
 		}
 		rules := svc.spec.Reaction()
@@ -513,6 +552,7 @@ func (e *Engine) judge() {
 		e.tell(svc, old[k], out, news)
 	}
 	e.view.Store(&view)
+	e.views.Add(1)
 	if loud || e.fresh {
 		nudge(e.changed)
 	}

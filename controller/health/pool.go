@@ -63,8 +63,11 @@ func held(first time.Duration, flaps int) time.Duration {
 // step takes in what the checks say at now. next is when it has to be called again at the latest, even if nothing
 // else changes; zero if there is no need. within is how close to each other falls have to be to count as one.
 func (p *pool) step(h *spec.Health, inputs []Input, now time.Time, within time.Duration) (out *Service, next time.Time, news []string) {
+	if p.born.IsZero() {
+		p.born = now
+	}
 	if p.members == nil {
-		p.members, p.born = make(map[ipvs.DestKey]*member), now
+		p.members = make(map[ipvs.DestKey]*member)
 	}
 	wake := func(t time.Time) {
 		if t.After(now) && (next.IsZero() || t.Before(next)) {
@@ -101,7 +104,8 @@ func (p *pool) step(h *spec.Health, inputs []Input, now time.Time, within time.D
 	for i := range inputs {
 		in := &inputs[i]
 		m := p.members[in.Key]
-		v := Verdict{State: m.state, Since: m.since, Reason: in.Reason, Weight: in.Weight * scale}
+		v := Verdict{State: m.state, Since: m.since, Reason: in.Reason, Weight: in.Weight * scale,
+			Memory: Memory{Checks: m.checks, Flaps: m.flaps, Fell: m.fell, Hold: m.hold, Ramp: m.ramp}}
 		switch {
 		case m.suspect:
 			v.Kept = true
@@ -159,6 +163,14 @@ func (m *member) damp(h *spec.Health, in *Input, now time.Time, late bool) time.
 		m.since = in.Since
 	}
 	return m.hold
+}
+
+// adopt makes the pool remember of a server what another director does.
+func (p *pool) adopt(k ipvs.DestKey, v *Verdict) {
+	if p.members == nil {
+		p.members = make(map[ipvs.DestKey]*member)
+	}
+	p.members[k] = &member{checks: v.Memory.Checks, state: v.State, since: v.Since, flaps: v.Memory.Flaps, fell: v.Memory.Fell, hold: v.Memory.Hold, ramp: v.Memory.Ramp}
 }
 
 // forget drops the servers that are not there any more.

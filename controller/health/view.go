@@ -27,6 +27,7 @@ type Verdict struct {
 	Reason string // why it is down, or not quite up
 	Weight uint32 // of a server that is up
 	Kept   bool   // it is down and gets traffic all the same
+	Memory Memory
 }
 
 // same reports whether s and o come to the same table.

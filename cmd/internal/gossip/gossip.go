@@ -29,6 +29,7 @@ const (
 const (
 	DirectorRecord = "director" // JSON of api.Director
 	AgentRecord    = "agent"    // JSON of api.Agent
+	HealthRecord   = "health"   // JSON of health.Shared
 )
 
 // NewNode makes the node of a daemon. Nothing is on the network before it runs.
