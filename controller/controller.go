@@ -234,6 +234,7 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 	for group, r := range opts.Roles {
 		c.roles[group] = &role{Role: r, since: time.Now()}
 	}
+	c.opts.Health.SetPath(c.opts.Sync == nil) // or as soon as backup_only is 0
 	c.take(f, path)
 	return c, nil
 }
@@ -323,7 +324,6 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer settle.Stop()
 
 	c.inherit()
-	c.opts.Health.SetPath(c.opts.Sync == nil)
 	c.opts.Health.SetLead(c.anyActive())
 	c.forward()
 	if c.clustered() {

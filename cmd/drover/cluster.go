@@ -335,21 +335,34 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 					if v.Ready {
 						n++
 					} else if out == "" {
-						out = fmt.Sprintf("%s %s: %s", v.Address, v.Phase, v.Reason)
+						out = fmt.Sprintf("%s %s: %s", vipTrouble(v), v.Address, v.Reason)
 					}
 				}
 				pool, weight, ready = cmp.Or(a.Pool, "(static)"), fmt.Sprint(a.Weight), fmt.Sprintf("%d of %d VIPs", n, len(a.VIPs))
+				for _, s := range slices.Sorted(maps.Keys(a.Down)) {
+					out = cmp.Or(out, "service down: "+a.Down[s])
+				}
 				if a.Draining {
 					out = "draining"
 				}
 			}
-			if m.State != "alive" {
+			if m.State == "failed" {
+				out = "host gone: nothing is heard of it"
+			} else if m.State != "alive" {
 				out = m.State
 			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.State, ago(now.Sub(m.Since)), pool, weight, ready, cmp.Or(out, "-"))
 		}
 	}
 	return t.Flush()
+}
+
+// vipTrouble says in two words what is wrong with a VIP on a real server.
+func vipTrouble(v api.AgentVIP) string {
+	if v.Phase == "answered" {
+		return "ARP not silent"
+	}
+	return "VIP not bound"
 }
 
 func membersAction(ctx context.Context, c *cli.Context, d *api.Client) error {

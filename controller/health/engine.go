@@ -221,7 +221,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.takeIn()
 		e.revive()
 		wait := e.start(ctx, &running)
-		if len(e.dirty) > 0 {
+		if len(e.dirty) > 0 || e.fresh {
 			if soon := judgeGap - time.Since(e.judged); soon > 0 {
 				wait = min(wait, soon)
 			} else {
@@ -479,6 +479,9 @@ func (e *Engine) result(r result) {
 		fall = 1 // there are two witnesses
 	}
 	changed := t.track.Add(r.reason, now, t.Check.Rise, fall)
+	if r.reason != "" && !was && t.Place.Via.Addr.IsValid() {
+		nudge(e.changed) // it may be the table: somebody else may have deleted the private service, or all
+	}
 	weighed := r.reason == "" && r.weight != t.weight
 	if r.reason == "" {
 		t.weight = r.weight
