@@ -92,7 +92,7 @@ func aCluster() *api.Cluster {
 			{Name: "r1", Role: "realserver", Address: "10.0.0.11:7946", State: "alive", Since: before(3 * time.Hour),
 				Agent: &api.Agent{Pool: "web", Weight: 100, VIPs: []api.AgentVIP{{Address: ip("192.0.2.10"), Phase: "silent", Ready: true}, {Address: ip("192.0.2.11"), Phase: "silent", Ready: true}}}},
 			{Name: "r2", Role: "realserver", State: "alive", Since: before(3 * time.Hour),
-				Agent: &api.Agent{Weight: 0, VIPs: []api.AgentVIP{{Address: ip("192.0.2.10"), Phase: "silent", Ready: true}, {Address: ip("192.0.2.11"), Phase: "loud", Reason: "answers ARP"}, {Address: ip("fd00::1"), Phase: "absent", Reason: "the second reason"}}}},
+				Agent: &api.Agent{Weight: 0, VIPs: []api.AgentVIP{{Address: ip("192.0.2.10"), Phase: "silent", Ready: true}, {Address: ip("192.0.2.11"), Phase: "answered", Reason: "answers ARP"}, {Address: ip("fd00::1"), Phase: "absent", Reason: "the second reason"}}}},
 			{Name: "r3", Role: "realserver", State: "left", Since: before(time.Minute), Agent: &api.Agent{Pool: "web", Weight: 1, Draining: true}},
 			{Name: "r4", Role: "realserver", State: "alive", Since: before(time.Minute), Agent: &api.Agent{Pool: "web", Weight: 1, Draining: true}},
 			{Name: "r5", Role: "realserver", State: "alive", Since: before(time.Minute)},
