@@ -27,6 +27,8 @@ import (
 // fitness is director d1 of two, whose peer d2 announces what tell is given.
 func fitness(t *testing.T, f func(t *testing.T, m *member, tell func(api.Director), leave func())) {
 	synctest.Test(t, func(t *testing.T) {
+		// After all nodes have stopped: probes that memberlist was about to end.
+		t.Cleanup(func() { time.Sleep(time.Minute) })
 		var network clustertest.Network
 		d1, _ := gossiptest.Join(t, &network, "d1", cluster.Director)
 		d2, leave := gossiptest.Join(t, &network, "d2", cluster.Director, d1.Address().String())
