@@ -17,7 +17,7 @@ import (
 )
 
 // localEvery is how often the services of this host are looked after. Of the end of a listener there is no event.
-const localEvery = 50 * time.Millisecond
+const localEvery = 100 * time.Millisecond
 
 // watchServices looks after the services of the pool at this host, and tells the directors: at once what changed, and
 // in between that this host is alive.
@@ -55,7 +55,7 @@ func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Confi
 		}
 		if now := time.Now(); !now.Before(next) {
 			m.beat(c)
-			next = now.Add(api.BeatEvery)
+			next = now.Add(api.BeatEvery - localEvery/2) // a tick may come a moment early
 		}
 	}
 }
@@ -99,7 +99,7 @@ func (m *member) beat(c *realserver.Config) {
 		}
 	}
 	for _, v := range c.Cluster.Voters {
-		if !v.Director {
+		if x, ok := m.node.Member(v.Name); !v.Director || !ok || x.State != cluster.Alive {
 			continue
 		}
 		if err := m.node.Send(v.Name, v.Address, gossip.KindBeat, message); err != nil {

@@ -75,7 +75,7 @@ type Member struct {
 }
 
 // BeatEvery is how often the agent of a real server tells the directors that it is alive.
-const BeatEvery = 75 * time.Millisecond
+const BeatEvery = 100 * time.Millisecond
 
 // Beat is what the agent of a real server tells the directors in a datagram, every BeatEvery and whenever something
 // changes.
