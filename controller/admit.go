@@ -52,9 +52,9 @@ func (c *Controller) admit(have plan.State) map[opKey]bool {
 // wantedOf is the table that is wanted if have is in the kernel.
 func (c *Controller) wantedOf(have plan.State) plan.State {
 	if c.opts.Health == (noHealth{}) {
-		return plan.Want(&c.file.Spec)
+		return c.drains.apply(plan.Want(&c.file.Spec))
 	}
-	return health.Want(&c.file.Spec, c.opts.Health.View(), have)
+	return c.drains.apply(health.Want(&c.file.Spec, c.opts.Health.View(), have))
 }
 
 // privately reports whether a change is one of the private services.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/drover-lb/drover/controller/drain"
 	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/owned"
 	"github.com/drover-lb/drover/controller/plan"
@@ -86,6 +87,8 @@ type Options struct {
 	Health Health
 	// Sync makes the kernel's connection synchronisation follow the role. Nil: it is nobody's business here.
 	Sync *Sync
+	// Drained is told of each step of a drain, in words, and must not block; bad says that connections were left.
+	Drained func(text string, bad bool)
 	// Summary is called with one line for people whenever it changes, and must not block.
 	Summary func(string)
 }
@@ -142,6 +145,7 @@ type Controller struct {
 	storeErr error
 	owned    map[ipvs.Key]struct{}
 	vips     *vips
+	drains   drains
 
 	fresh     bool // the file has not been applied yet
 	have      plan.State
@@ -193,6 +197,9 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 	if opts.Health == nil {
 		opts.Health = noHealth{}
 	}
+	if opts.Drained == nil {
+		opts.Drained = func(string, bool) {}
+	}
 	if opts.Turn == nil {
 		opts.Turn = func() {}
 	}
@@ -222,6 +229,7 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 		modules:     make(map[string]bool),
 		linger:      idleTimer(),
 		check:       idleTimer(),
+		drains:      drains{records: make(map[owned.Server]drain.Record), look: idleTimer()},
 	}
 	c.vips = newVIPs(opts.Kernel, opts.Log)
 	c.vips.save = c.save
@@ -320,6 +328,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	defer c.linger.Stop()
 	defer c.check.Stop()
+	defer c.drains.look.Stop()
 	settle := idleTimer()
 	defer settle.Stop()
 
@@ -352,6 +361,10 @@ func (c *Controller) Run(ctx context.Context) error {
 			c.pass(ctx)
 		case <-c.opts.Health.Changed():
 			c.moved = true
+			c.reconcile(ctx)
+			c.summarize()
+		case <-c.drains.look.C:
+			c.moved = true // of the end of a connection there is no event, and the fingerprint does not show it
 			c.reconcile(ctx)
 			c.summarize()
 		case <-c.kernel.Changed():
@@ -403,12 +416,17 @@ func (c *Controller) inherit() {
 	if err != nil {
 		c.log.Error("failed to learn what an earlier director left; its services and VIPs that are not in the file will stay", "error", err)
 	}
-	c.owned, c.vips.owned = st.Services, st.VIPs
+	c.owned, c.vips.owned, c.drains.records = st.Services, st.VIPs, st.Drains
 }
 
 // save writes the state file.
 func (c *Controller) save() {
-	c.saved(c.store.Save(owned.State{Services: c.owned, VIPs: c.vips.owned, CheckMark: c.file.Director.CheckMark}))
+	c.saved(c.store.Save(c.ownedNow()))
+}
+
+// ownedNow is what the state file is to say.
+func (c *Controller) ownedNow() owned.State {
+	return owned.State{Services: c.owned, VIPs: c.vips.owned, CheckMark: c.file.Director.CheckMark, Drains: c.drains.records}
 }
 
 // flush writes the state file if VIPs came or went since.
@@ -420,7 +438,7 @@ func (c *Controller) flush() {
 
 // saved notes that the state file was written, or why not.
 func (c *Controller) saved(err error) {
-	c.vips.unsaved = false
+	c.vips.unsaved, c.drains.unsaved = false, false
 	if err != nil && (c.storeErr == nil || c.storeErr.Error() != err.Error()) {
 		c.log.Error("failed to record what is ours: if this process is killed now, its successor may leave services behind", "error", err)
 	}
@@ -555,6 +573,7 @@ func (c *Controller) list(ctx context.Context) (st plan.State, err error) {
 	})
 	if err == nil {
 		c.connections = count(entries, c.file.Director.CheckMark)
+		c.drains.observe(entries)
 		st, c.private = plan.Split(st, c.file.Director.CheckMark)
 	}
 	return st, err
@@ -591,6 +610,7 @@ func (c *Controller) reconcile(ctx context.Context) {
 		return
 	}
 	c.moved = false
+	c.stepDrains(time.Now())
 	moved := c.admit(have)
 	p := plan.Diff(c.want, have, plan.Owner(c.file.Director.Ownership, c.owned))
 	checks := c.opts.Health.Private()
@@ -715,8 +735,9 @@ func (c *Controller) own(ctx context.Context, have plan.State) {
 			changed = true
 		}
 	}
-	if changed || c.storeErr != nil {
-		st := owned.State{Services: c.owned, VIPs: maps.Clone(c.vips.owned), CheckMark: c.file.Director.CheckMark}
+	if changed || c.drains.unsaved || c.storeErr != nil {
+		st := c.ownedNow()
+		st.VIPs = maps.Clone(st.VIPs) // roles may change meanwhile
 		var err error
 		c.await(ctx, func() { err = c.store.Save(st) })
 		unsaved := c.vips.unsaved // of what changed meanwhile

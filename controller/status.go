@@ -40,6 +40,7 @@ type Status struct {
 	Want        []ServiceStatus   `json:"want"`
 	Have        []ServiceStatus   `json:"have"` // as last seen, with strangers
 	Checks      []health.Report   `json:"checks"`
+	Drains      []DrainStatus     `json:"drains"` // real servers that are drained
 
 	want, have plan.State
 	names      map[string]string
@@ -201,6 +202,7 @@ func (c *Controller) status() *Status {
 		StateError:  text(c.storeErr),
 		Pending:     c.pending,
 		Checks:      health.Reports(&c.file.Spec, c.opts.Health.View()),
+		Drains:      c.drainStatus(time.Now()),
 		want:        c.want,
 		have:        c.have,
 		names:       make(map[string]string),

@@ -544,7 +544,7 @@ func (e *Engine) judge() {
 		for j, targets := range svc.targets {
 			d := &svc.spec.RealServers[j]
 			x := e.said(svc.spec, d.Addr, e.heardOf(svc.spec, d.DestKey, worst(targets)), now)
-			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: weigh(targets, d.Weight), State: x.State, Since: x.Since, Reason: x.Reason}
+			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: weigh(targets, d.InForce()), State: x.State, Since: x.Since, Reason: x.Reason}
 		}
 		rules := svc.spec.Reaction()
 		out, next, news := svc.pool.step(&rules, svc.inputs, now, svc.within)

@@ -64,7 +64,11 @@ func table(s *spec.Spec, v View, have *plan.State) plan.State {
 		}
 		for j := range svc.RealServers {
 			d := svc.RealServers[j].Destination
+			d.Weight = svc.RealServers[j].InForce()
 			in := !svc.Checked() || admit(svc, v.of(svc.Key, d.DestKey), &d, have)
+			if svc.RealServers[j].Drain.On {
+				d.Weight = 0 // the verdict may be of a moment ago
+			}
 			if in && sorry {
 				d.Weight = 0
 				in = quiet(&svc.Service)

@@ -15,10 +15,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/drover-lb/drover/controller/drain"
 	"github.com/drover-lb/drover/ipvs"
 )
 
@@ -35,6 +37,19 @@ type State struct {
 	VIPs     map[VIP]struct{}
 	// CheckMark is the first of the firewall marks of its health checks; 0 if not known.
 	CheckMark uint32
+	// Drains are how far its real servers are that are drained.
+	Drains map[Server]drain.Record
+}
+
+// Server identifies a real server of a service.
+type Server struct {
+	Service ipvs.Key
+	Server  ipvs.DestKey
+}
+
+// Compare orders by service and server.
+func (s Server) Compare(o Server) int {
+	return cmp.Or(s.Service.Compare(o.Service), s.Server.Compare(o.Server))
 }
 
 // VIP identifies a VIP. The same address with another prefix length is another entry of the kernel.
@@ -83,6 +98,15 @@ type savedState struct {
 	Services  []savedService `json:"services"`
 	VIPs      []savedVIP     `json:"vips"`
 	CheckMark uint32         `json:"check_mark,omitempty"`
+	Drains    []savedDrain   `json:"drains,omitempty"`
+}
+
+type savedDrain struct {
+	Service savedService   `json:"service"`
+	Server  netip.AddrPort `json:"server"`
+	Asked   time.Time      `json:"asked,omitzero"`
+	Since   time.Time      `json:"since"`
+	Done    bool           `json:"done,omitempty"`
 }
 
 type savedService struct {
@@ -91,6 +115,14 @@ type savedService struct {
 	Address  netip.Addr    `json:"address,omitzero"`
 	Port     uint16        `json:"port,omitempty"`
 	FWMark   uint32        `json:"fwmark,omitempty"`
+}
+
+func saveService(k ipvs.Key) savedService {
+	return savedService{Family: k.Family, Protocol: k.Protocol, Address: k.Addr, Port: k.Port, FWMark: k.FWMark}
+}
+
+func (v savedService) key() ipvs.Key {
+	return ipvs.Key{Family: v.Family, Protocol: v.Protocol, Addr: v.Address, Port: v.Port, FWMark: v.FWMark}
 }
 
 type savedVIP struct {
@@ -141,7 +173,7 @@ func scope() (boot, ns string) {
 // Load reads what the predecessor left: nothing if there was none. A file that cannot be read is an
 // error, and nothing is known then.
 func (s *Store) Load() (State, error) {
-	out := State{Services: make(map[ipvs.Key]struct{}), VIPs: make(map[VIP]struct{})}
+	out := State{Services: make(map[ipvs.Key]struct{}), VIPs: make(map[VIP]struct{}), Drains: make(map[Server]drain.Record)}
 	if s.path == "" {
 		return out, nil
 	}
@@ -165,7 +197,10 @@ func (s *Store) Load() (State, error) {
 	}
 	out.CheckMark = saved.CheckMark
 	for _, v := range saved.Services {
-		out.Services[ipvs.Key{Family: v.Family, Protocol: v.Protocol, Addr: v.Address, Port: v.Port, FWMark: v.FWMark}] = struct{}{}
+		out.Services[v.key()] = struct{}{}
+	}
+	for _, d := range saved.Drains {
+		out.Drains[Server{d.Service.key(), ipvs.DestKey{Addr: d.Server.Addr(), Port: d.Server.Port()}}] = drain.Record{Asked: d.Asked, Since: d.Since, Done: d.Done}
 	}
 	for _, v := range saved.VIPs {
 		out.VIPs[VIP{Prefix: v.Address, Interface: v.Interface}] = struct{}{}
@@ -178,7 +213,7 @@ func (s *Store) Save(st State) error {
 	if s.path == "" {
 		return nil
 	}
-	if len(st.Services) == 0 && len(st.VIPs) == 0 {
+	if len(st.Services) == 0 && len(st.VIPs) == 0 && len(st.Drains) == 0 {
 		s.last = nil
 		if err := os.Remove(s.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("failed to remove the state file: %w", err)
@@ -187,10 +222,15 @@ func (s *Store) Save(st State) error {
 	}
 	saved := savedState{Version: stateVersion, Boot: s.boot, Namespace: s.netns, Services: []savedService{}, VIPs: []savedVIP{}, CheckMark: st.CheckMark}
 	for _, k := range slices.SortedFunc(maps.Keys(st.Services), ipvs.Key.Compare) {
-		saved.Services = append(saved.Services, savedService{Family: k.Family, Protocol: k.Protocol, Address: k.Addr, Port: k.Port, FWMark: k.FWMark})
+		saved.Services = append(saved.Services, saveService(k))
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(st.VIPs), VIP.Compare) {
 		saved.VIPs = append(saved.VIPs, savedVIP{Address: k.Prefix, Interface: k.Interface})
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(st.Drains), Server.Compare) {
+		r := st.Drains[k]
+		saved.Drains = append(saved.Drains, savedDrain{Service: saveService(k.Service), Server: netip.AddrPortFrom(k.Server.Addr, k.Server.Port),
+			Asked: r.Asked.UTC(), Since: r.Since.UTC(), Done: r.Done})
 	}
 	b, err := json.Marshal(saved)
 	if err != nil {

@@ -27,6 +27,7 @@ func Want(s *spec.Spec) State {
 		servers := make([]ipvs.Destination, len(svc.RealServers))
 		for j := range svc.RealServers {
 			servers[j] = svc.RealServers[j].Destination
+			servers[j].Weight = svc.RealServers[j].InForce()
 		}
 		st.Services[i] = Service{Service: svc.Service, Servers: servers}
 	}

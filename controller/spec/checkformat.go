@@ -40,7 +40,7 @@ func (w *writer) checks(s *Service) {
 		if d.Port != s.Port {
 			d.Name = d.DestKey.String()
 		}
-		add("sorry_server: %s", appendServer(nil, &d, s.Port, commonForward(s.RealServers)))
+		add("sorry_server: %s", appendServer(nil, &d, s.Port, commonForward(s.RealServers), DrainPolicy{}))
 	}
 	if h.Panic != DefaultPanic || h.Sorry.Addr.IsValid() {
 		add("panic_threshold: %d", h.Panic)

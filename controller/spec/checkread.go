@@ -151,6 +151,9 @@ func (s *serviceReader) health() {
 	if raw.SorryServer.Set {
 		panics = 100
 		d, ok := s.server(r.In("sorry_server"), &raw.SorryServer.V, raw.SorryServer.Pos)
+		if d.Drain.On {
+			r.Errorf(raw.SorryServer.V.Drain.Pos, "sorry_server: drain", "is for real servers: take the sorry server out instead")
+		}
 		if ok && d.Weight == 0 {
 			r.Errorf(raw.SorryServer.V.Weight.Pos, "sorry_server: weight", "0 would let it answer nobody: must be between 1 and 65535")
 		}

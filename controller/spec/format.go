@@ -63,10 +63,10 @@ func (s *Service) Format() []byte {
 	return w.b
 }
 
-// Format writes d as an element of the list of real servers of a service with that port and forwarding, without
-// its dash: on one line, without its end.
-func (d *RealServer) Format(port uint16, forward ipvs.Forward) string {
-	return string(appendServer(nil, d, port, forward))
+// Format writes d as an element of the list of real servers of a service with that port, forwarding and way to end
+// drains, without its dash: on one line, without its end.
+func (d *RealServer) Format(port uint16, forward ipvs.Forward, drain DrainPolicy) string {
+	return string(appendServer(nil, d, port, forward, drain))
 }
 
 func (w *writer) spec(s *Spec) {
@@ -146,10 +146,13 @@ func (w *writer) service(s *Service) {
 		field("pool: %s", scalar(s.Pool))
 	}
 	w.checks(s)
+	if f := s.Drain.fields(DrainPolicy{}); f != nil {
+		field("drain: {%s}", strings.Join(f, ", "))
+	}
 	w.list(2, "real_servers", len(s.RealServers))
 	for i := range s.RealServers {
 		w.b = append(w.b, "      - "...)
-		w.b = appendServer(w.b, &s.RealServers[i], s.Port, forward)
+		w.b = appendServer(w.b, &s.RealServers[i], s.Port, forward, s.Drain)
 		w.b = append(w.b, '\n')
 	}
 }
@@ -172,7 +175,7 @@ func commonForward(servers []RealServer) ipvs.Forward {
 }
 
 // appendServer appends a real server, in the short form where its address says it all.
-func appendServer(b []byte, d *RealServer, port uint16, forward ipvs.Forward) []byte {
+func appendServer(b []byte, d *RealServer, port uint16, forward ipvs.Forward, drain DrainPolicy) []byte {
 	addr := d.Addr.String()
 	var more []byte
 	add := func(key, value string) {
@@ -201,6 +204,9 @@ func appendServer(b []byte, d *RealServer, port uint16, forward ipvs.Forward) []
 	}
 	if t := (tunnel{d.TunnelType, d.TunnelPort, d.TunnelFlags}); t != (tunnel{}) {
 		add("tunnel", t.String())
+	}
+	if d.Drain.On {
+		add("drain", d.Drain.text(drain))
 	}
 	if more == nil {
 		return append(b, scalar(addr)...)

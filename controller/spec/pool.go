@@ -14,6 +14,7 @@ type Member struct {
 	Pool    string
 	Address netip.Addr
 	Weight  uint32
+	Drain   Drain // as the member asks for it; how it ends is for the service to say
 	// VIPs are those that the member has and for which it is proven silent.
 	VIPs []netip.Addr
 }
@@ -71,6 +72,9 @@ func (s *Spec) WithMembers(members []Member) Spec {
 			}
 			names[d.Name] = true
 			d.Addr, d.Port, d.Weight, d.Forward = m.Address, svc.Port, m.Weight, ipvs.DirectRoute
+			if d.Drain = m.Drain; d.Drain.On {
+				d.Drain.Remove = svc.Drain.Remove
+			}
 			svc.RealServers = append(svc.RealServers, d)
 		}
 	}

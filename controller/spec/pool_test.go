@@ -3,6 +3,7 @@ package spec
 import (
 	"net/netip"
 	"testing"
+	"time"
 )
 
 const pooled = `vips: [192.0.2.1, 192.0.2.2]
@@ -24,13 +25,13 @@ func TestMembersOfAPool(t *testing.T) {
 	}
 	both := []netip.Addr{vip1, vip2}
 	members := []Member{
-		{"b", "web", netip.MustParseAddr("10.0.0.2"), 3, both},
-		{"a", "web", netip.MustParseAddr("10.0.0.3"), 1, both},
-		{"c", "web", netip.MustParseAddr("10.0.0.4"), 1, both[:1]}, // has one of the VIPs only
-		{"d", "other", netip.MustParseAddr("10.0.0.5"), 1, both},   // of another pool
-		{"e", "web", netip.MustParseAddr("10.0.0.1"), 1, both},     // listed in the spec
-		{"f", "web", netip.MustParseAddr("fd00::1"), 1, both},      // of another family
-		{"g", "web", netip.MustParseAddr("10.0.0.2"), 1, both},     // the address of b
+		{"b", "web", netip.MustParseAddr("10.0.0.2"), 3, Drain{}, both},
+		{"a", "web", netip.MustParseAddr("10.0.0.3"), 1, Drain{}, both},
+		{"c", "web", netip.MustParseAddr("10.0.0.4"), 1, Drain{}, both[:1]}, // has one of the VIPs only
+		{"d", "other", netip.MustParseAddr("10.0.0.5"), 1, Drain{}, both},   // of another pool
+		{"e", "web", netip.MustParseAddr("10.0.0.1"), 1, Drain{}, both},     // listed in the spec
+		{"f", "web", netip.MustParseAddr("fd00::1"), 1, Drain{}, both},      // of another family
+		{"g", "web", netip.MustParseAddr("10.0.0.2"), 1, Drain{}, both},     // the address of b
 	}
 	before := f.Spec.Clone()
 	got := f.Spec.WithMembers(members)
@@ -56,8 +57,17 @@ func TestMembersOfAPool(t *testing.T) {
 	if w := got.Services[0].RealServers[2].Weight; w != 3 {
 		t.Errorf("weight %d", w)
 	}
+	// One that asks to be drained keeps its weight for afterwards, and ends as the service says.
+	f.Spec.Services[1].Drain.Remove = true
+	asked := Drain{On: true, Since: time.Unix(1, 0).UTC(), DrainPolicy: DrainPolicy{Deadline: time.Second}}
+	got = f.Spec.WithMembers([]Member{{"b", "web", netip.MustParseAddr("10.0.0.2"), 3, asked, both}})
+	f.Spec.Services[1].Drain.Remove = false
+	first, second := got.Services[0].RealServers[1], got.Services[1].RealServers[0]
+	if first.Weight != 3 || first.InForce() != 0 || first.Drain != asked || !second.Drain.Remove || second.Drain.Deadline != time.Second {
+		t.Errorf("got %+v and %+v", first, second)
+	}
 	// A member whose VIPs are not there yet gets no traffic at all.
-	if got := f.Spec.WithMembers([]Member{{"b", "web", netip.MustParseAddr("10.0.0.2"), 3, nil}}); !got.Equal(&before) {
+	if got := f.Spec.WithMembers([]Member{{"b", "web", netip.MustParseAddr("10.0.0.2"), 3, Drain{}, nil}}); !got.Equal(&before) {
 		t.Errorf("got %v", got)
 	}
 }

@@ -50,6 +50,7 @@ type (
 		Pool           conf.Value                    `yaml:"pool"`
 		Checks         conf.At[[]conf.At[rawCheck]]  `yaml:"checks"`
 		Health         conf.At[rawHealth]            `yaml:"health"`
+		Drain          conf.At[rawDrain]             `yaml:"drain"`
 		RealServers    conf.At[[]conf.At[rawServer]] `yaml:"real_servers"`
 	}
 
@@ -74,6 +75,7 @@ type (
 		LowerThreshold conf.Value         `yaml:"lower_threshold"`
 		Forwarding     conf.Value         `yaml:"forwarding"`
 		Tunnel         conf.At[rawTunnel] `yaml:"tunnel"`
+		Drain          conf.At[rawDrain]  `yaml:"drain"`
 	}
 )
 
@@ -92,6 +94,11 @@ func (p *rawPersistence) UnmarshalYAML(n ast.Node) error {
 func (t *rawTunnel) UnmarshalYAML(n ast.Node) error {
 	type mapping rawTunnel
 	return conf.ScalarOr(n, &t.Type, (*mapping)(t))
+}
+
+func (d *rawDrain) UnmarshalYAML(n ast.Node) error {
+	type mapping rawDrain
+	return conf.ScalarOr(n, &d.On, (*mapping)(d))
 }
 
 func (s *rawServer) UnmarshalYAML(n ast.Node) error {

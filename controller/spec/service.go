@@ -141,6 +141,7 @@ func (s *serviceReader) read() {
 	}
 	s.pool()
 	s.checks()
+	s.drain()
 	s.servers()
 }
 
@@ -419,7 +420,7 @@ func (s *serviceReader) servers() {
 			continue
 		}
 		names[d.Name] = raw.Address.Pos
-		refused = refused || d.Weight == 0 || d.Upper != 0
+		refused = refused || d.InForce() == 0 || d.Upper != 0
 		s.svc.RealServers = append(s.svc.RealServers, d)
 	}
 	if !s.schedOK || !s.keyOK {
@@ -465,6 +466,8 @@ func (s *serviceReader) server(r *conf.Reader, raw *rawServer, pos conf.Pos) (d 
 			r.Errorf(raw.LowerThreshold.Pos, "lower_threshold", "%d needs an upper_threshold: must be 0 without one", d.Lower)
 		}
 	}
+
+	d.Drain = readDrain(r, raw.Drain, s.svc.Drain)
 
 	f, forwardOK := s.forwarding(r, raw.Forwarding, s.forward, s.forwardOK)
 	d.Forward = f

@@ -47,6 +47,7 @@ type Service struct {
 	Pool        string
 	Checks      []Check // all have to pass; none: every real server is taken for up
 	Health      Health
+	Drain       DrainPolicy // of drains that do not say otherwise
 	RealServers []RealServer
 }
 
@@ -54,6 +55,7 @@ type Service struct {
 type RealServer struct {
 	Name string // for people, unique in its service; by default the address, with the port where it differs
 	ipvs.Destination
+	Drain Drain
 }
 
 // Ownership says which services of the kernel's table a director may delete.

@@ -170,7 +170,7 @@ func (p *patcher) format(seq *ast.SequenceNode, s *spec.Service) string {
 	}
 	servers := make([]string, len(s.RealServers))
 	for i := range s.RealServers {
-		servers[i] = s.RealServers[i].Format(s.Port, forwarding(text))
+		servers[i] = s.RealServers[i].Format(s.Port, forwarding(text), s.Drain)
 	}
 	return "{" + strings.Join(append(keys, "real_servers: ["+strings.Join(servers, ", ")+"]"), ", ") + "}"
 }
@@ -247,13 +247,13 @@ func (p *patcher) service(n ast.Node, old, want *spec.Service) {
 			gone = append(gone, i)
 		case *w == *o || seq == nil || i >= len(seq.Values):
 		default:
-			p.server(seq.Values[i], o, w, old.Port, forward)
+			p.server(seq.Values[i], old, o, w, forward, want.Drain)
 		}
 	}
 	var more []string
 	for i := range want.RealServers {
 		if w := &want.RealServers[i]; find(old, w.DestKey) == nil {
-			more = append(more, w.Format(want.Port, forward))
+			more = append(more, w.Format(want.Port, forward, want.Drain))
 		}
 	}
 	if key == nil && (len(more) > 0 || want.Pool == "") { // it may be left out with a pool only
@@ -271,8 +271,8 @@ func strip(s *spec.Service) string {
 }
 
 // server brings one real server up to date.
-func (p *patcher) server(n ast.Node, old, want *spec.RealServer, port uint16, forward ipvs.Forward) {
-	text := want.Format(port, forward)
+func (p *patcher) server(n ast.Node, svc *spec.Service, old, want *spec.RealServer, forward ipvs.Forward, drain spec.DrainPolicy) {
+	text := want.Format(svc.Port, forward, drain)
 	if pairs(n) == nil { // the short form
 		p.cut(p.start(n), p.end(n), text)
 		return
@@ -281,7 +281,7 @@ func (p *patcher) server(n ast.Node, old, want *spec.RealServer, port uint16, fo
 	if _, ok := value(after, "weight"); !ok {
 		after = append(after, field{"weight", fmt.Sprint(want.Weight)}) // rather than silently the default
 	}
-	before := fields(old.Format(port, forward))
+	before := fields(old.Format(svc.Port, forward, svc.Drain))
 	if _, ok := value(before, "weight"); !ok {
 		before = append(before, field{"weight", fmt.Sprint(old.Weight)})
 	}
