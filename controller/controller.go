@@ -298,6 +298,7 @@ func (c *Controller) take(f *spec.File, path string) {
 	c.file, c.path, c.hash, c.loaded = f, path, f.Spec.Hash(), time.Now()
 	c.rejected, c.rejectAt = nil, time.Time{}
 	c.opts.Health.SetSpec(&f.Spec)
+	c.drains.wish(&f.Spec)
 	c.want = c.wantedOf(c.have)
 	c.vipKeys, c.vips.groups = keysOf(f), groupsOf(f)
 	c.groups, c.fenced = f.Spec.Groups(), false

@@ -21,6 +21,7 @@ const (
 
 // drains is how far the real servers are that are drained. What each step decides, package drain says.
 type drains struct {
+	wished   map[owned.Server]bool // by the file
 	records  map[owned.Server]drain.Record
 	verdicts map[owned.Server]drain.Verdict
 	counted  map[owned.Server]seen // by the last listing
@@ -34,20 +35,32 @@ type seen struct {
 	counts drain.Counts
 }
 
-// observe notes the connections of the real servers that are drained, and of those of weight 0, one of which may be.
+// observe notes the connections of the real servers that are to be drained.
 func (d *drains) observe(entries []ipvs.ServiceEntry) {
 	d.counted = nil
 	for i := range entries {
 		for j := range entries[i].Destinations {
 			e := &entries[i].Destinations[j]
 			k := owned.Server{Service: entries[i].Key, Server: e.DestKey}
-			if _, is := d.records[k]; !is && e.Weight != 0 {
+			if !d.wished[k] {
 				continue
 			}
 			if d.counted == nil {
 				d.counted = make(map[owned.Server]seen)
 			}
 			d.counted[k] = seen{weight: e.Weight, counts: drain.Counts{Active: uint64(e.Counts.Active), Inactive: uint64(e.Counts.Inactive), Persistent: uint64(e.Counts.Persistent)}}
+		}
+	}
+}
+
+// wish takes in whom a file wants to be drained.
+func (d *drains) wish(s *spec.Spec) {
+	d.wished = make(map[owned.Server]bool)
+	for i := range s.Services {
+		for j := range s.Services[i].RealServers {
+			if r := &s.Services[i].RealServers[j]; drain.Wish(r).On {
+				d.wished[owned.Server{Service: s.Services[i].Key, Server: r.DestKey}] = true
+			}
 		}
 	}
 }
@@ -97,6 +110,9 @@ func (c *Controller) stepDrains(now time.Time) {
 				continue
 			}
 			x, listed := d.counted[k]
+			if !listed {
+				x.counts = d.verdicts[k].Counts // as last seen
+			}
 			x.counts.Known = listed && x.weight == 0 && c.counts(s, groups)
 			rec, v := drain.Step(before, drain.Input{Wish: wish, Counts: x.counts, Now: now,
 				Templates: s.Flags&ipvs.Persistent != 0 && !c.file.Director.Sysctls})

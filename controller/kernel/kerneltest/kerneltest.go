@@ -30,6 +30,7 @@ type Kernel struct {
 
 	mu       sync.Mutex // guards everything below
 	services []plan.Service
+	counts   map[target]ipvs.Counts
 	links    []kernel.Link
 	addrs    []*address
 	changes  kernel.Changes
@@ -214,10 +215,26 @@ func (k *Kernel) Services(ctx context.Context) ([]ipvs.ServiceEntry, error) {
 		out[i].Service = s.Service
 		out[i].Flags |= ipvs.Hashed
 		for _, d := range s.Servers {
-			out[i].Destinations = append(out[i].Destinations, ipvs.DestinationEntry{Destination: d})
+			out[i].Destinations = append(out[i].Destinations, ipvs.DestinationEntry{Destination: d, Counts: k.counts[target{s.Key, d.DestKey}]})
 		}
 	}
 	return out, nil
+}
+
+// target is a real server of a service.
+type target struct {
+	service ipvs.Key
+	server  ipvs.DestKey
+}
+
+// SetCounts sets what the table says of the connections of a real server, whenever it is there.
+func (k *Kernel) SetCounts(service ipvs.Key, server ipvs.DestKey, c ipvs.Counts) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.counts == nil {
+		k.counts = make(map[target]ipvs.Counts)
+	}
+	k.counts[target{service, server}] = c
 }
 
 // Fingerprint implements controller.Table. It is blind to what the real one does not see.
