@@ -52,7 +52,18 @@ func handler(c *controller.Controller, m *member, reg *prometheus.Registry, d *d
 		})
 		return mux
 	}
-	mux.HandleFunc("GET /v1/cluster", answer(func(ctx context.Context, _ *http.Request) (any, error) { return m.cluster(ctx) }))
+	mux.HandleFunc("GET /v1/cluster", answer(func(ctx context.Context, _ *http.Request) (any, error) {
+		out, err := m.cluster(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if st, err := c.Status(ctx); err == nil && len(st.Drains) > 0 { // it takes asking all directors
+			if list, err := d.services(ctx); err == nil {
+				out.Drains = drained(list.Services)
+			}
+		}
+		return out, nil
+	}))
 	mux.HandleFunc("POST /v1/handover", answer(func(ctx context.Context, r *http.Request) (any, error) {
 		var h api.Handover
 		if err := body(r, &h); err != nil {

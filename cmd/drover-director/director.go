@@ -101,7 +101,7 @@ func director(ctx context.Context, opts options) error {
 	}
 	ev := newEvents(log)
 	engine := health.New(health.Options{Prober: &probe.Prober{}, Marks: file.Director.CheckMark, Log: log.With("component", "health"), Event: ev.health})
-	co.Health = engine
+	co.Health, co.Drained = engine, ev.drained
 	var m *member
 	if file.Cluster != nil {
 		if err := app.RaisePriority(); err != nil {

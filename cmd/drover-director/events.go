@@ -71,6 +71,15 @@ func (e *events) after(ctx context.Context, seq uint64) []api.Event {
 	}
 }
 
+// drained keeps how far the drain of a real server is.
+func (e *events) drained(text string, bad bool) {
+	level := slog.LevelInfo
+	if bad {
+		level = slog.LevelWarn
+	}
+	e.add(level, "drain", "%s", text)
+}
+
 // health keeps that a real server came up or went down.
 func (e *events) health(h health.Event) {
 	level := slog.LevelInfo

@@ -601,7 +601,7 @@ func (m *member) follow(ctx context.Context) {
 		ready, draining := m.readyServers()
 		m.mu.Lock()
 		same := slices.EqualFunc(ready, m.pooled, func(a, b spec.Member) bool {
-			return a.Name == b.Name && a.Pool == b.Pool && a.Address == b.Address && a.Weight == b.Weight && slices.Equal(a.VIPs, b.VIPs)
+			return a.Name == b.Name && a.Pool == b.Pool && a.Address == b.Address && a.Weight == b.Weight && a.Drain == b.Drain && slices.Equal(a.VIPs, b.VIPs)
 		})
 		same = same && slices.Equal(draining, m.draining)
 		m.pooled, m.draining = ready, draining
@@ -644,7 +644,7 @@ func (m *member) readyServers() (out []spec.Member, draining []string) {
 		}
 		s := spec.Member{Name: r.Node, Pool: a.Pool, Address: a.Address, Weight: a.Weight}
 		if a.Draining {
-			s.Weight = 0
+			s.Drain = drainOf(&a)
 			draining = append(draining, r.Node)
 		}
 		for _, v := range a.VIPs {
@@ -655,6 +655,15 @@ func (m *member) readyServers() (out []spec.Member, draining []string) {
 		out = append(out, s)
 	}
 	return out, draining
+}
+
+// drainOf is the drain that an agent asks for. One that does not say for how long waits for its connections.
+func drainOf(a *api.Agent) spec.Drain {
+	d := spec.Drain{On: a.Draining, Since: a.DrainingSince.UTC().Truncate(time.Second)}
+	if a.Drain > 0 && a.Drain <= spec.MaxDrain.Seconds() {
+		d.Deadline = time.Duration(a.Drain * float64(time.Second))
+	}
+	return d
 }
 
 // give hands the specification to the controller.

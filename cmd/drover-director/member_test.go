@@ -117,10 +117,14 @@ func TestReadyServers(t *testing.T) {
 			var got []string
 			ready, draining := m.readyServers()
 			for _, s := range ready {
-				if (s.Weight == 0) != slices.Contains(draining, s.Name) {
-					t.Errorf("%s: %s has weight %d, draining are %q", when, s.Name, s.Weight, draining)
+				if s.Drain.On != slices.Contains(draining, s.Name) {
+					t.Errorf("%s: %s has the drain %+v, draining are %q", when, s.Name, s.Drain, draining)
 				}
-				got = append(got, fmt.Sprintf("%s %s %s %d %v", s.Name, s.Pool, s.Address, s.Weight, s.VIPs))
+				deadline := ""
+				if s.Drain.On {
+					deadline = s.Drain.Deadline.String() + " "
+				}
+				got = append(got, fmt.Sprintf("%s %s %s %d %s%v", s.Name, s.Pool, s.Address, s.Weight, deadline, s.VIPs))
 			}
 			if got := strings.Join(got, "; "); got != want {
 				t.Errorf("%s: %q, want %q", when, got, want)
@@ -138,16 +142,16 @@ func TestReadyServers(t *testing.T) {
 			announce(r2, bad)
 			expect(name, ready)
 		}
-		announce(r2, api.Agent{Pool: "db", Address: addr("10.0.0.12"), Weight: 65535, Draining: true, VIPs: good.VIPs[:1]})
-		expect("draining", ready+"; r2 db 10.0.0.12 0 [192.0.2.1]")
+		announce(r2, api.Agent{Pool: "db", Address: addr("10.0.0.12"), Weight: 65535, Draining: true, Drain: 30, VIPs: good.VIPs[:1]})
+		expect("draining", ready+"; r2 db 10.0.0.12 65535 30s [192.0.2.1]")
 		net.Cut(func(from, to string) bool { return from == "r2" || to == "r2" })
 		time.Sleep(time.Minute)
 		if x, _ := d1.Member("r2"); x.State != cluster.Failed {
 			t.Fatalf("r2 is %s", x.State)
 		}
-		expect("not heard of any more", ready+"; r2 db 10.0.0.12 0 [192.0.2.1]")
+		expect("not heard of any more", ready+"; r2 db 10.0.0.12 65535 30s [192.0.2.1]")
 		leave()
-		expect("left", "r2 db 10.0.0.12 0 [192.0.2.1]")
+		expect("left", "r2 db 10.0.0.12 65535 30s [192.0.2.1]")
 	})
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/controller"
+	"github.com/drover-lb/drover/controller/drain"
 	"github.com/drover-lb/drover/controller/health"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
@@ -25,6 +27,7 @@ type view struct {
 	tables map[string]counted // of the directors that answered, by name
 	active map[string]string  // group: the director that has it; nil for a director that is alone
 	errors []controller.ErrorStatus
+	drains map[[2]string]controller.DrainStatus // by service and server
 	since  map[serverState]time.Time
 	health health.View
 	// reasons are asked for more of them about a real server, which may be in or out.
@@ -163,7 +166,7 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 		d.State = api.Out
 	case d.Weight > 0:
 		d.State = api.In
-	case d.Counts.Active > 0:
+	case d.Counts.Active+d.Counts.Inactive > 0:
 		d.State = api.Draining
 	default:
 		d.State = api.Drained
@@ -178,13 +181,27 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 		d.Node = a.name
 	}
 	member := a != nil && a.agent.Pool != "" && a.agent.Pool == svc.Pool && a.name == r.Name
+	d.Drain = v.drain(svc, r, &d)
+	how := ""
+	if d.Drain != nil && (r.Drain.On || d.State == api.Draining) {
+		switch d.State {
+		case api.Out:
+			how = "drained, and taken out: " + d.Drain.Text
+		case api.In:
+			how = "is to be drained"
+		default:
+			how = d.State + ": " + d.Drain.Text
+		}
+	}
 	switch {
-	case r.Weight == 0 && member && a.agent.Draining:
-		d.Reasons = append(d.Reasons, api.Reason{Source: "agent", Text: a.name + " asks to be drained, as its agent is being stopped", Change: "start drover-realserver on " + a.name})
+	case r.Drain.On && member && a.agent.Draining:
+		d.Reasons = append(d.Reasons, api.Reason{Source: "agent", Text: joined(a.name+" asks to be drained, as its agent is being stopped", how), Change: "start drover-realserver on " + a.name})
+	case r.Drain.On:
+		d.Reasons = append(d.Reasons, api.Reason{Source: "specification", Text: cmp.Or(how, "is drained"), Change: fmt.Sprintf("drover server undrain %s %s", word(s.Name), word(d.Name))})
 	case r.Weight == 0 && member && a.agent.Weight == 0:
-		d.Reasons = append(d.Reasons, api.Reason{Source: "agent", Text: a.name + " announces weight 0", Change: "weight in the file of the agent of " + a.name})
+		d.Reasons = append(d.Reasons, api.Reason{Source: "agent", Text: joined(a.name+" announces weight 0", how), Change: "weight in the file of the agent of " + a.name})
 	case r.Weight == 0:
-		d.Reasons = append(d.Reasons, api.Reason{Source: "specification", Text: "weight 0", Change: fmt.Sprintf("drover server undrain %s %s", word(s.Name), word(d.Name))})
+		d.Reasons = append(d.Reasons, api.Reason{Source: "specification", Text: joined("weight 0", how), Change: fmt.Sprintf("drover server undrain %s %s", word(s.Name), word(d.Name))})
 	}
 	if a != nil {
 		d.Reasons = append(d.Reasons, a.trouble(svc.Addr)...)
@@ -197,13 +214,72 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 	if d.State == api.Out && len(d.Reasons) == 0 {
 		d.Reasons = append(d.Reasons, api.Reason{Source: "kernel", Text: "is not in the table of " + ifEmpty(from, "this director"), Change: "the next comparison with the kernel puts it there"})
 	}
-	if t, ok := v.since[serverState{svc.Key, r.DestKey, presence(r.Weight)}]; ok {
+	if t, ok := v.since[serverState{svc.Key, r.DestKey, presence(r.InForce())}]; ok {
 		d.Since = &t
+	}
+	if d.Drain != nil && d.State != api.In {
+		d.Since = &d.Drain.Since
 	}
 	if len(reasons) > 0 && d.State != api.In && !verdict.Since.IsZero() {
 		d.Since = &verdict.Since
 	}
 	return d
+}
+
+// joined puts words that may be empty behind others.
+func joined(text, more string) string {
+	if more == "" {
+		return text
+	}
+	return text + "; " + more
+}
+
+// drain says how far the drain of a real server is, with the connections that the active director counts.
+func (v *view) drain(svc *spec.Service, r *spec.RealServer, d *api.Server) *api.Drain {
+	x, ok := v.drains[[2]string{svc.Key.String(), r.DestKey.String()}]
+	if !ok {
+		return nil
+	}
+	out := &api.Drain{State: x.State, Since: x.Since, Then: x.Then, Text: x.Text}
+	if !x.Until.IsZero() {
+		out.Until = &x.Until
+	}
+	if d.State == api.Out {
+		if x.Then == spec.DrainRemove && x.State == drain.Draining.String() { // the active director knows better
+			out.State, out.Text = drain.Drained.String(), "taken out"
+		}
+		return out
+	}
+	state := drain.Draining
+	switch {
+	case d.State == api.Drained:
+		state = drain.Drained
+	case !x.Until.IsZero() && !v.now.Before(x.Until):
+		state = drain.Expired
+	}
+	out.State, out.Text = state.String(), drain.Progress(state, d.Counts.Active+d.Counts.Inactive, x.Until, v.now)
+	return out
+}
+
+// drained lists the real servers that are drained.
+func drained(services []api.Service) (out []api.DrainedServer) {
+	for i := range services {
+		for _, d := range services[i].Servers {
+			if d.Drain != nil {
+				out = append(out, api.DrainedServer{Service: services[i].Name, Server: d.Name, Drain: *d.Drain})
+			}
+		}
+	}
+	return out
+}
+
+// drainsOf are the drains of a controller by service and server.
+func drainsOf(st *controller.Status) map[[2]string]controller.DrainStatus {
+	out := make(map[[2]string]controller.DrainStatus, len(st.Drains))
+	for _, x := range st.Drains {
+		out[[2]string{x.Service, x.Server}] = x
+	}
+	return out
 }
 
 // verdict is what the checks of a service say of a real server.
@@ -322,7 +398,7 @@ func sinceOf(old map[serverState]time.Time, full *spec.Spec, now time.Time) map[
 	for i := range full.Services {
 		svc := &full.Services[i]
 		for j := range svc.RealServers {
-			k := serverState{svc.Key, svc.RealServers[j].DestKey, presence(svc.RealServers[j].Weight)}
+			k := serverState{svc.Key, svc.RealServers[j].DestKey, presence(svc.RealServers[j].InForce())}
 			delete(known, serverState{k.service, k.server, ""})
 			if t, ok := old[k]; ok {
 				out[k] = t

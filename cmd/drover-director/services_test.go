@@ -28,6 +28,8 @@ services:
       - {name: idle, address: 10.0.0.23, weight: 0}
       - {name: refused, address: 10.0.0.24}
       - {name: lost, address: 10.0.0.25}
+      - {name: going, address: 10.0.0.26, weight: 4, drain: {deadline: 30s}}
+      - {name: removed, address: 10.0.0.27, drain: {then: remove}}
   - {name: blue, address: 192.0.2.11, port: 80, scheduler: rr, real_servers: [10.0.0.21]}
   - {name: stray, address: 192.0.2.12, port: 80, scheduler: rr, real_servers: []}
 `
@@ -62,7 +64,7 @@ func TestServices(t *testing.T) {
 		{"unreadable", "alive", time.Time{}, nil},
 	}
 	members := []spec.Member{
-		{Name: "draining", Pool: "web", Address: ip("10.0.0.31"), VIPs: []netip.Addr{ip("192.0.2.10")}},
+		{Name: "draining", Pool: "web", Address: ip("10.0.0.31"), Weight: 5, Drain: spec.Drain{On: true}, VIPs: []netip.Addr{ip("192.0.2.10")}},
 		{Name: "good", Pool: "web", Address: ip("10.0.0.33"), Weight: 7, VIPs: []netip.Addr{ip("192.0.2.10")}},
 		{Name: "mute", Pool: "web", Address: ip("10.0.0.35"), Weight: 1, VIPs: []netip.Addr{ip("192.0.2.10")}},
 	}
@@ -72,15 +74,22 @@ func TestServices(t *testing.T) {
 	}
 	here := counted{
 		"TCP 192.0.2.10:80": {Traffic: api.Traffic{Connections: 100}, Servers: map[string]*countedServer{
-			"10.0.0.21:80": count(1, 2, 50), "10.0.0.22:80": count(9, 0, 1), "10.0.0.23:80": count(0, 5, 1), "10.0.0.31:80": count(1, 0, 1), "10.0.0.33:80": count(4, 4, 4), "10.0.0.35:80": count(0, 0, 0)}},
+			"10.0.0.21:80": count(1, 2, 50), "10.0.0.22:80": count(9, 0, 1), "10.0.0.23:80": count(0, 0, 1), "10.0.0.26:80": count(7, 5, 1), "10.0.0.31:80": count(1, 0, 1), "10.0.0.33:80": count(4, 4, 4), "10.0.0.35:80": count(0, 0, 0)}},
 	}
-	for _, name := range []string{"10.0.0.22:80", "10.0.0.23:80", "10.0.0.31:80"} {
+	for _, name := range []string{"10.0.0.22:80", "10.0.0.26:80", "10.0.0.23:80", "10.0.0.31:80"} {
 		here["TCP 192.0.2.10:80"].Servers[name].Weight = 0
 	}
 	there := counted{
 		"TCP 192.0.2.10:80": {Traffic: api.Traffic{Connections: 11}, Servers: map[string]*countedServer{"10.0.0.21:80": count(70, 70, 7)}},
 	}
-	v := &view{node: "d1", base: &f.Spec, full: &full, agents: agents, tables: map[string]counted{"d1": here, "d2": there}, active: map[string]string{"default": "d1", "blue": ""},
+	now := time.Now()
+	drains := drainsOf(&controller.Status{Drains: []controller.DrainStatus{
+		// As a standby has it, which does not know the connections.
+		{Service: "TCP 192.0.2.10:80", Server: "10.0.0.26:80", State: "draining", Until: now.Add(25 * time.Second), Text: "0 connections, 25 s left"},
+		{Service: "TCP 192.0.2.10:80", Server: "10.0.0.27:80", State: "drained", Then: "remove", Text: "no connection left"},
+		{Service: "TCP 192.0.2.10:80", Server: "10.0.0.31:80", State: "draining", Until: now.Add(-time.Second), Text: "?"},
+	}})
+	v := &view{node: "d1", now: now, drains: drains, base: &f.Spec, full: &full, agents: agents, tables: map[string]counted{"d1": here, "d2": there}, active: map[string]string{"default": "d1", "blue": ""},
 		errors: []controller.ErrorStatus{{Change: "-a -t 192.0.2.10:80 -r 10.0.0.24:80", Service: "TCP 192.0.2.10:80", Server: "10.0.0.24:80", Error: "no room", Tries: 3}},
 		reasons: []func(*spec.Service, *spec.RealServer) []api.Reason{func(s *spec.Service, d *spec.RealServer) []api.Reason {
 			if s.Name == "web" && d.Name == "listed" {
@@ -101,13 +110,15 @@ func TestServices(t *testing.T) {
 	}
 	soon := " -> it is taken in as soon as its agent reports that the VIP is there and silent"
 	want := []string{
-		"web in 15+11 111",
+		"web in 22+11 111",
 		"  listed* in 1+2 57 | check: slow -> be quick",
 		"  heavy* draining 9+0 1 | specification: weight 0 -> drover server undrain web heavy",
-		"  idle* drained 0+5 1 | specification: weight 0 -> drover server undrain web idle",
+		"  idle* drained 0+0 1 | specification: weight 0 -> drover server undrain web idle",
 		`  refused* out 0+0 0 | kernel: refuses "-a -t 192.0.2.10:80 -r 10.0.0.24:80": no room -> it was tried 3 times and is tried again`,
 		"  lost* out 0+0 0 | kernel: is not in the table of d1 -> the next comparison with the kernel puts it there",
-		"  draining draining 1+0 1 | agent: draining asks to be drained, as its agent is being stopped -> start drover-realserver on draining",
+		"  going* draining 7+5 1 | specification: draining: 12 connections, 25 s left -> drover server undrain web going",
+		"  removed* out 0+0 0 | specification: drained, and taken out: no connection left -> drover server undrain web removed",
+		"  draining draining 1+0 1 | agent: draining asks to be drained, as its agent is being stopped; draining: 1 connection left at the deadline 1 s ago -> start drover-realserver on draining",
 		"  good in 4+4 4",
 		"  mute in 0+0 0 | gossip: mute is not heard, and is left as it was: who does not hear it cannot know better -> bring mute or its network back, or take it out: drover server drain mute",
 		"  gone out 0+0 0 | gossip: gone has left the cluster -> start drover-realserver on gone",

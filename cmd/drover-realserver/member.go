@@ -30,8 +30,8 @@ type member struct {
 	node   *cluster.Node
 	keeper *lease.Keeper // nil: it has no vote
 	tell   chan struct{} // capacity 1
-	// leaving: this host is to get no new connections.
-	leaving atomic.Bool
+	// leaving is since when this host is to get no new connections; nil as long as it is.
+	leaving atomic.Pointer[time.Time]
 	down    atomic.Pointer[map[string]string] // services that are down here; nil: not looked at yet
 }
 
@@ -50,7 +50,8 @@ func (m *member) drain(ctx context.Context, c *realserver.Config, vips []netip.A
 	}
 	records, stop := m.node.WatchRecords()
 	defer stop()
-	m.leaving.Store(true)
+	now := time.Now()
+	m.leaving.Store(&now)
 	select {
 	case m.tell <- struct{}{}:
 	default:
@@ -99,7 +100,7 @@ func (m *member) drained() bool {
 	return true
 }
 
-// established counts the TCP connections of this host to its VIPs.
+// established counts the TCP connections of this host to its VIPs over which data may come yet.
 func established(vips []netip.Addr) (int, error) {
 	n := 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -109,12 +110,22 @@ func established(vips []netip.Addr) (int, error) {
 		}
 		for _, s := range socks {
 			a, ok := netip.AddrFromSlice(s.ID.Source)
-			if ok && slices.Contains(vips, a.Unmap()) && s.State == netlink.TCP_ESTABLISHED {
+			if ok && slices.Contains(vips, a.Unmap()) && live(s.State) {
 				n++
 			}
 		}
 	}
 	return n, nil
+}
+
+// live reports whether somebody may still send data over a TCP connection in a state.
+func live(state uint8) bool {
+	switch state {
+	case netlink.TCP_SYN_RECV, netlink.TCP_ESTABLISHED, netlink.TCP_FIN_WAIT1, netlink.TCP_CLOSE_WAIT, netlink.TCP_CLOSING, netlink.TCP_LAST_ACK:
+		// In FIN_WAIT1, CLOSING and LAST_ACK there is data of ours, or our FIN, on its way.
+		return true
+	}
+	return false // FIN_WAIT2: the client has everything; TIME_WAIT; no connection
 }
 
 func newMember(o *settings.Options, cfg *realserver.Config, log *slog.Logger) (*member, error) {
@@ -237,9 +248,12 @@ func (m *member) wanted(pool string) (vips []netip.Addr, ok bool) {
 
 // publish tells the cluster how the VIPs are here.
 func (m *member) publish(c *realserver.Config, st realserver.Status) {
-	out := api.Agent{Pool: c.Pool, Address: c.Address, Weight: c.Weight, Draining: m.leaving.Load(), VIPs: []api.AgentVIP{}}
+	out := api.Agent{Pool: c.Pool, Address: c.Address, Weight: c.Weight, VIPs: []api.AgentVIP{}}
 	if down := m.down.Load(); down != nil {
 		out.Down = *down
+	}
+	if t := m.leaving.Load(); t != nil {
+		out.Draining, out.DrainingSince, out.Drain = true, t.UTC(), c.Drain.Seconds()
 	}
 	for _, v := range st.VIPs {
 		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven || v.Phase == realserver.Held)

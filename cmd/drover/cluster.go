@@ -317,6 +317,12 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 		fmt.Fprintln(t)
 		printChecks(t, st.Checks, now)
 	}
+	if len(st.Drains) > 0 {
+		fmt.Fprintf(t, "\nDRAIN\tSERVICE\tSTATE\tSINCE\tTHEN\tPROGRESS\n")
+		for _, d := range st.Drains {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Server, d.Service, d.State, ago(now.Sub(d.Since)), d.Then, d.Text)
+		}
+	}
 	if slices.ContainsFunc(st.Members, func(m api.Member) bool { return m.Role != "director" }) {
 		fmt.Fprintf(t, "\nSERVER\tSTATE\tSINCE\tPOOL\tWEIGHT\tREADY\tOUT BECAUSE\n")
 		for _, m := range st.Members {

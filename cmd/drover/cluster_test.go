@@ -97,6 +97,8 @@ func aCluster() *api.Cluster {
 			{Name: "r4", Role: "realserver", State: "alive", Since: before(time.Minute), Agent: &api.Agent{Pool: "web", Weight: 1, Draining: true}},
 			{Name: "r5", Role: "realserver", State: "alive", Since: before(time.Minute)},
 		},
+		Drains: []api.DrainedServer{{Service: "web", Server: "r4", Drain: api.Drain{State: "draining", Since: before(5 * time.Second), Then: "keep", Text: "12 connections, 25 s left"}},
+			{Service: "dns", Server: "r9", Drain: api.Drain{State: "expired", Since: before(time.Hour), Then: "remove", Text: "3 connections left at the deadline 59 s ago"}}},
 		Warnings: []string{"d2 has another specification", "mode priority: directors that do not hear each other are both active (split brain)"},
 	}
 }

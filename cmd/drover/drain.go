@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -31,7 +34,7 @@ func members(ctx context.Context, d *api.Client, server edit.ServerRef) (map[str
 			if m.Node == "" || m.Listed || m.Name != server.Name && (server.Addr != r.Addr || server.Port != 0 && server.Port != r.Port) {
 				continue
 			}
-			out[s.Service] = spec.RealServer{Name: m.Name, Destination: ipvs.Destination{DestKey: ipvs.DestKey{Addr: r.Addr, Port: r.Port}, Forward: ipvs.DirectRoute}}
+			out[s.Service] = spec.RealServer{Name: m.Name, Destination: ipvs.Destination{DestKey: ipvs.DestKey{Addr: r.Addr, Port: r.Port}, Weight: max(m.Weight, 1), Forward: ipvs.DirectRoute}}
 		}
 	}
 	return out, nil
@@ -42,16 +45,55 @@ func drainServer(ctx context.Context, c *cli.Context, d *api.Client) error {
 	if err != nil {
 		return err
 	}
+	policy, err := drainOptions(c)
+	if err != nil {
+		return err
+	}
+	wait := c.Duration("wait")
+	if c.IsSet("wait") && (wait < time.Second || wait > spec.MaxDrain) {
+		return wrong(c, "wait (%s) must be between 1s and %s", wait, spec.MaxDrain)
+	}
+	if wait > 0 && c.Bool("dry-run") {
+		return wrong(c, "--wait and --dry-run exclude each other: there is nothing to wait for")
+	}
 	pooled, err := members(ctx, d, server)
 	if err != nil {
 		return err
 	}
-	return change(ctx, c, d, drain(ref, one, server, pooled))
+	if err := change(ctx, c, d, drain(ref, one, server, pooled, policy, time.Now())); err != nil || wait == 0 {
+		return err
+	}
+	return awaitDrain(c, d, ref, one, server, wait)
 }
 
-// drain gives a real server weight 0, in one service or in all that have it. pooled are the members of pools that
-// server may mean, by the key of the service.
-func drain(ref edit.Ref, one bool, server edit.ServerRef, pooled map[string]spec.RealServer) edit.Change {
+// drainOptions reads how the drain is to end; what is not given is for the service to say.
+func drainOptions(c *cli.Context) (func(*spec.DrainPolicy), error) {
+	deadline, then := c.Duration("deadline"), c.String("then")
+	if c.IsSet("deadline") && (deadline < 0 || deadline > spec.MaxDrain) {
+		return nil, wrong(c, "deadline (%s) must be between 0s, which is none, and %s", deadline, spec.MaxDrain)
+	}
+	if c.IsSet("then") && then != spec.DrainKeep && then != spec.DrainRemove {
+		return nil, wrong(c, "then (%q) must be %s or %s", then, spec.DrainKeep, spec.DrainRemove)
+	}
+	return func(p *spec.DrainPolicy) {
+		if c.IsSet("deadline") {
+			p.Deadline = deadline
+		}
+		if c.IsSet("then") {
+			p.Remove = then == spec.DrainRemove
+		}
+	}, nil
+}
+
+// drain has a real server drained, in one service or in all that have it. pooled are the members of pools that
+// server may mean, by the key of the service. One that is drained already goes on from where it is, by policy.
+func drain(ref edit.Ref, one bool, server edit.ServerRef, pooled map[string]spec.RealServer, policy func(*spec.DrainPolicy), now time.Time) edit.Change {
+	start := func(svc *spec.Service, r *spec.RealServer) {
+		if !r.Drain.On {
+			r.Drain = spec.Drain{On: true, Since: now.UTC().Truncate(time.Second), DrainPolicy: svc.Drain}
+		}
+		policy(&r.Drain.DrainPolicy)
+	}
 	return func(s *spec.Spec) error {
 		found := false
 		for i := range s.Services {
@@ -63,9 +105,10 @@ func drain(ref edit.Ref, one bool, server edit.ServerRef, pooled map[string]spec
 				}
 			}
 			if j := server.Index(svc); j >= 0 {
-				svc.RealServers[j].Weight = 0
+				start(svc, &svc.RealServers[j])
 				found = true
 			} else if m, ok := pooled[svc.Key.String()]; ok {
+				start(svc, &m)
 				if err := edit.AddServer(edit.Ref{Key: svc.Key}, m)(s); err != nil {
 					return err
 				}
@@ -80,6 +123,63 @@ func drain(ref edit.Ref, one bool, server edit.ServerRef, pooled map[string]spec
 		}
 		return nil
 	}
+}
+
+// drainPoll is how often the director is asked how far a drain is: as often as it counts the connections.
+const drainPoll = 500 * time.Millisecond
+
+// awaitDrain waits until a real server is drained, and tells how far it is each time that this changes.
+func awaitDrain(c *cli.Context, d *api.Client, ref edit.Ref, one bool, server edit.ServerRef, wait time.Duration) error {
+	ctx, cancel := contextWithTimeout(c, wait)
+	defer cancel()
+	last := ""
+	for {
+		var list api.Services
+		err := d.Do(ctx, "GET", "/v1/services", nil, &list)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if err == nil {
+			text, open, expired := drainProgress(&list, ref, one, server)
+			if text != "" && text != last {
+				fmt.Fprintln(c.App.Writer, text)
+				last = text
+			}
+			if expired {
+				return errors.New("the deadline is over, and connections are left")
+			}
+			if text != "" && !open {
+				return nil
+			}
+		}
+		select {
+		case <-time.After(drainPoll):
+		case <-ctx.Done():
+			return fmt.Errorf("not drained after %s: %s (it goes on; drover explain %s tells how far it is)", wait, cmp.Or(last, "no director says anything"), server)
+		}
+	}
+}
+
+// drainProgress says how far the drain of a real server is, "" if nothing is known of it yet.
+func drainProgress(list *api.Services, ref edit.Ref, one bool, server edit.ServerRef) (text string, open, expired bool) {
+	var parts []string
+	for i := range list.Services {
+		s := &list.Services[i]
+		if one && s.Service != ref.Key.String() && s.Name != ref.Name && s.Service != ref.Name {
+			continue
+		}
+		for j := range s.Servers {
+			x := &s.Servers[j]
+			at := edit.ParseServer(x.Server)
+			if x.Name != server.Name && (at.Addr != server.Addr || server.Port != 0 && at.Port != server.Port) || x.Drain == nil {
+				continue
+			}
+			parts = append(parts, fmt.Sprintf("%s/%s: %s: %s", s.Name, x.Name, x.Drain.State, x.Drain.Text))
+			open = open || x.Drain.State == api.Draining
+			expired = expired || x.Drain.State == api.Expired
+		}
+	}
+	return strings.Join(parts, "; "), open, expired
 }
 
 func noServer(ref edit.Ref, one bool, server edit.ServerRef) error {
@@ -114,7 +214,7 @@ func undrainServer(ctx context.Context, c *cli.Context, d *api.Client) error {
 	return change(ctx, c, d, undrain(ref, one, server, weight, before))
 }
 
-// undrain gives a real server with weight 0 its former weight back, or weight unless that is 0. before is what it
+// undrain ends the drain of a real server. One with weight 0 gets its former weight back, or weight unless that is 0. before is what it
 // was, by the key of the service; if it was not listed before, and the service has a pool, it is not listed again.
 func undrain(ref edit.Ref, one bool, server edit.ServerRef, weight uint32, before map[string]spec.RealServer) edit.Change {
 	return func(s *spec.Spec) error {
@@ -137,17 +237,22 @@ func undrain(ref edit.Ref, one bool, server edit.ServerRef, weight uint32, befor
 			}
 			found = true
 			old, known := before[svc.Key.String()]
-			switch r := &svc.RealServers[j]; {
-			case r.Weight != 0 && weight == 0:
+			r := &svc.RealServers[j]
+			listed := old.Addr.IsValid() // before the drain
+			switch {
+			case r.InForce() != 0 && weight == 0:
 			case weight != 0:
 				r.Weight = weight
+			case known && !listed && svc.Pool != "": // for the drain only
+				svc.RealServers = slices.Delete(svc.RealServers, j, j+1)
+				continue
+			case r.Weight != 0:
 			case known && old.Weight != 0:
 				r.Weight = old.Weight
-			case known && svc.Pool != "": // listed for the drain only
-				svc.RealServers = slices.Delete(svc.RealServers, j, j+1)
 			default:
 				r.Weight = 1
 			}
+			r.Drain = spec.Drain{}
 		}
 		if !found {
 			return noServer(ref, one, server)
@@ -156,8 +261,8 @@ func undrain(ref edit.Ref, one bool, server edit.ServerRef, weight uint32, befor
 	}
 }
 
-// formerly looks in the history for what a real server was before it had weight 0, by the key of the service. One
-// that was not listed has weight 0 in it.
+// formerly looks in the history for what a real server was before it was drained, by the key of the service. One
+// that was not listed has no address in it.
 func formerly(ctx context.Context, d *api.Client, doc *api.Document, server edit.ServerRef) (map[string]spec.RealServer, error) {
 	now, err := spec.ParseSpec("the specification in force", []byte(doc.Content))
 	if err != nil {
@@ -165,7 +270,7 @@ func formerly(ctx context.Context, d *api.Client, doc *api.Document, server edit
 	}
 	open := make(map[ipvs.Key]bool) // drained, and not found yet
 	for i := range now.Spec.Services {
-		if j := server.Index(&now.Spec.Services[i]); j >= 0 && now.Spec.Services[i].RealServers[j].Weight == 0 {
+		if j := server.Index(&now.Spec.Services[i]); j >= 0 && now.Spec.Services[i].RealServers[j].InForce() == 0 {
 			open[now.Spec.Services[i].Key] = true
 		}
 	}
@@ -198,7 +303,7 @@ func formerly(ctx context.Context, d *api.Client, doc *api.Document, server edit
 				continue
 			}
 			j := server.Index(svc)
-			if j >= 0 && svc.RealServers[j].Weight == 0 {
+			if j >= 0 && svc.RealServers[j].InForce() == 0 {
 				continue
 			}
 			delete(open, k)

@@ -50,6 +50,11 @@ var (
 		&cli.StringFlag{Name: "u-threshold", Aliases: []string{"x"}, Usage: "no new connections from `CONNECTIONS` on; 0 for no limit"},
 		&cli.StringFlag{Name: "l-threshold", Aliases: []string{"y"}, Usage: "and again below `CONNECTIONS`"},
 	}
+	drainFlags = []cli.Flag{
+		&cli.DurationFlag{Name: "deadline", Usage: "the drain is over after `TIME`, such as 90s; 0s: never (default: what the service says)"},
+		&cli.StringFlag{Name: "then", Usage: "`WHAT` becomes of it when the drain is over: keep with weight 0, or remove from the table, which cuts what is left (default: what the service says)"},
+		&cli.DurationFlag{Name: "wait", Usage: "wait until it is drained, for `TIME` at most; exit status 1 if it is not then"},
+	}
 	editFlags = []cli.Flag{
 		directorFlag,
 		&cli.BoolFlag{Name: "dry-run", Usage: "print what would change in the active director's table, and change nothing"},
@@ -148,16 +153,19 @@ func serverCommand() *cli.Command {
 			{
 				Name: "drain", Usage: "send a real server no new connections; those that it has go on",
 				UsageText: "drover server drain [options] " + args,
-				Description: "Gives it weight 0. A member of a pool is listed with weight 0 for that, until it is undrained.\n\n" +
+				Description: "It has weight 0 in the kernel until it is undrained, and keeps its own weight in the specification for\n" +
+					"then. A member of a pool is listed for that. The drain is over with the last connection, active or\n" +
+					"inactive, or at the deadline; drover explain, status and events tell how far it is. It goes on where it\n" +
+					"is after a restart and on another director.\n\n" +
 					help + every + editHelp,
-				Flags:  flags(keyFlags, serverFlags[:1], editFlags),
+				Flags:  flags(keyFlags, serverFlags[:1], drainFlags, editFlags),
 				Action: ask(0, 2, drainServer),
 			},
 			{
 				Name: "undrain", Usage: "send a drained real server new connections again",
 				UsageText: "drover server undrain [options] " + args,
-				Description: "Gives it the weight back that it had before, which the history knows, or 1. A member of a pool is a\n" +
-					"member again.\n\n" + help + every + editHelp,
+				Description: "At any time. One whose weight is 0 gets the weight back that it had before, which the history knows,\n" +
+					"or 1. A member of a pool is a member again.\n\n" + help + every + editHelp,
 				Flags:  flags(keyFlags, serverFlags[:2], editFlags),
 				Action: ask(0, 2, undrainServer),
 			},

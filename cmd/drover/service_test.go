@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -132,8 +133,8 @@ func TestEdits(t *testing.T) {
 		{"server edit web/a -x 100 -y 50", "weight: 3}", "weight: 3, upper_threshold: 100, lower_threshold: 50}"},
 		{"server edit -r 10.0.0.12 -w 9", "- 10.0.0.12\n", "- {address: 10.0.0.12, weight: 9}\n"},
 		{"server delete web 10.0.0.12:80", "      - 10.0.0.12\n", ""},
-		{"server drain a", "weight: 3}", "weight: 0}"},
-		{"server drain web 10.0.0.12", "- 10.0.0.12\n", "- {address: 10.0.0.12, weight: 0}\n"},
+		{"server drain a", "weight: 3}", "weight: 3, drain: {since: NOW}}"},
+		{"server drain web 10.0.0.12 --deadline 90s --then remove", "- 10.0.0.12\n", "- {address: 10.0.0.12, drain: {since: NOW, deadline: 1m30s, then: remove}}\n"},
 		{"server undrain web a -w 4", "weight: 3}", "weight: 4}"},
 	} {
 		g := newRegistry(t, site)
@@ -145,13 +146,18 @@ func TestEdits(t *testing.T) {
 		if strings.Contains(tc.args, "--vip") {
 			want = strings.Replace(want, "[192.0.2.10]", "[192.0.2.10, 192.0.2.11]", 1)
 		}
-		if status != 0 || out != "version 1.2 is on 1 of 1 directors: d1\n" || errs != "" || g.versions[0].Content != want {
+		if status != 0 || out != "version 1.2 is on 1 of 1 directors: d1\n" || errs != "" || withoutTimes(g.versions[0].Content) != want {
 			t.Errorf("%s: exit status %d, %q, %q, got\n%s\nwant\n%s", tc.args, status, out, errs, g.versions[0].Content, want)
 		}
 		if g.last.What != "drover "+strings.Join(words(tc.args), " ") || g.last.IfVersion != "1.1" || g.last.Who != whoami() {
 			t.Errorf("%s: %+v", tc.args, g.last)
 		}
 	}
+}
+
+// withoutTimes writes NOW for the times since when something is drained.
+func withoutTimes(text string) string {
+	return regexp.MustCompile(`since: "20[0-9TZ:-]+"`).ReplaceAllString(text, "since: NOW")
 }
 
 func TestEditsRefused(t *testing.T) {
@@ -183,6 +189,10 @@ func TestEditsRefused(t *testing.T) {
 		{"server edit web", 1, `no service lists a real server "web"`},
 		{"server edit web zz -w 1", 1, `the service "web" lists no real server "zz": it lists a, 10.0.0.12`},
 		{"server drain zz", 1, `no service has a real server "zz"`},
+		{"server drain a --deadline 200h", 2, "server drain: deadline (200h0m0s) must be between 0s, which is none, and 168h0m0s"},
+		{"server drain a --then delete", 2, `server drain: then ("delete") must be keep or remove`},
+		{"server drain a --wait 0s", 2, "server drain: wait (0s) must be between 1s and 168h0m0s"},
+		{"server drain a --wait 5s --dry-run", 2, "server drain: --wait and --dry-run exclude each other"},
 		{"server undrain web a -w 0", 2, "server undrain: weight 0 is what a drained server has"},
 		{"service edit web -s wlc --if-version 1.7", 4, "version 1.1 is in force, not 1.7"},
 	} {
@@ -248,14 +258,14 @@ func TestDrainAndUndrain(t *testing.T) {
 	g := newRegistry(t, site)
 	g.services = api.Services{Services: []api.Service{{Name: "dns", Service: "UDP 192.0.2.10:53", Pool: "names", Servers: []api.Server{
 		{Name: "10.0.0.11", Server: "10.0.0.11:53", Listed: true}, {Name: "n1", Node: "n1", Server: "10.0.0.21:53", Weight: 7}}}}}
-	for _, line := range []string{"server drain web a", "service edit web -s lc", "server drain n1", "server drain n1"} {
+	for _, line := range []string{"server drain web a", "service edit web -s lc", "server drain n1", "server drain n1 --then remove"} {
 		if status, _, errs := drover(t.Context(), "", words(line)...); status != 0 || errs != "" {
 			t.Fatalf("%s: %d, %q", line, status, errs)
 		}
 	}
-	drained := strings.NewReplacer("weight: 3", "weight: 0", "scheduler: rr", "scheduler: lc", "[10.0.0.11]", "[10.0.0.11, {address: 10.0.0.21, name: n1, weight: 0}]").Replace(site)
-	if g.versions[0].Content != drained {
-		t.Fatalf("got\n%s\nwant\n%s", g.versions[0].Content, drained)
+	drained := strings.NewReplacer("weight: 3}", "weight: 3, drain: {since: NOW}}", "scheduler: rr", "scheduler: lc", "[10.0.0.11]", "[10.0.0.11, {address: 10.0.0.21, name: n1, weight: 7, drain: {since: NOW, then: remove}}]").Replace(site)
+	if got := withoutTimes(g.versions[0].Content); got != drained {
+		t.Fatalf("got\n%s\nwant\n%s", got, drained)
 	}
 	for _, line := range []string{"server undrain a", "server undrain dns n1"} {
 		if status, _, errs := drover(t.Context(), "", words(line)...); status != 0 || errs != "" {
@@ -264,6 +274,45 @@ func TestDrainAndUndrain(t *testing.T) {
 	}
 	if want := strings.Replace(site, "scheduler: rr", "scheduler: lc", 1); g.versions[0].Content != want {
 		t.Errorf("got\n%s\nwant\n%s", g.versions[0].Content, want)
+	}
+}
+
+// A server of weight 0 that has no drain, as ipvsadm makes one, gets its weight back from the history, too; and one
+// that is drained again keeps the time when it began.
+func TestUndrainWeightZero(t *testing.T) {
+	g := newRegistry(t, site)
+	for _, line := range []string{"server edit a -w 0", "server drain a --deadline 1m", "server drain a --deadline 2m"} {
+		before := g.versions[0].Content
+		if status, _, errs := drover(t.Context(), "", words(line)...); status != 0 || errs != "" {
+			t.Fatalf("%s: %d, %q", line, status, errs)
+		}
+		if strings.HasSuffix(line, "2m") && g.versions[0].Content != strings.Replace(before, "deadline: 1m", "deadline: 2m", 1) {
+			t.Errorf("got\n%s\nbefore\n%s", g.versions[0].Content, before)
+		}
+	}
+	if status, _, errs := drover(t.Context(), "", words("server undrain a")...); status != 0 || errs != "" || g.versions[0].Content != site {
+		t.Errorf("%d, %q\n%s", status, errs, g.versions[0].Content)
+	}
+}
+
+func TestDrainWait(t *testing.T) {
+	g := newRegistry(t, site)
+	until := now.Add(time.Minute)
+	at := func(state, text string) {
+		g.services = api.Services{Services: []api.Service{{Name: "web", Service: "TCP 192.0.2.10:80", Servers: []api.Server{
+			{Name: "a", Server: "10.0.0.11:80", Listed: true, Drain: &api.Drain{State: state, Text: text, Until: &until}}, {Name: "10.0.0.12", Server: "10.0.0.12:80", Listed: true}}}}}
+	}
+	at(api.Drained, "no connection left")
+	if status, out, errs := drover(t.Context(), "", words("server drain web a --wait 20s")...); status != 0 || errs != "" || !strings.HasSuffix(out, "\nweb/a: drained: no connection left\n") {
+		t.Errorf("%d, %q, %q", status, out, errs)
+	}
+	at(api.Expired, "3 connections left at the deadline 0 s ago")
+	if status, out, errs := drover(t.Context(), "", words("server drain 10.0.0.11 --wait 20s")...); status != 1 || errs != "drover: the deadline is over, and connections are left\n" || !strings.Contains(out, "web/a: expired: 3 connections left") {
+		t.Errorf("%d, %q, %q", status, out, errs)
+	}
+	at(api.Draining, "3 connections, 9 s left")
+	if status, out, errs := drover(t.Context(), "", words("server drain web a --wait 1s")...); status != 1 || !strings.HasPrefix(errs, "drover: not drained after 1s: web/a: draining: 3 connections, 9 s left (it goes on") || strings.Count(out, "9 s left") != 1 {
+		t.Errorf("%d, %q, %q", status, out, errs)
 	}
 }
 

@@ -23,7 +23,15 @@ type Cluster struct {
 	Members     []Member        `json:"members"`
 	Sync        Sync            `json:"sync"`
 	Checks      []health.Report `json:"checks"`
+	Drains      []DrainedServer `json:"drains,omitempty"`
 	Warnings    []string        `json:"warnings,omitempty"` // what an operator should know
+}
+
+// DrainedServer is a real server of a service with its drain.
+type DrainedServer struct {
+	Service string `json:"service"` // names
+	Server  string `json:"server"`
+	Drain
 }
 
 // Spec says which specification is in force.
@@ -87,12 +95,15 @@ type Beat struct {
 
 // Agent is what a real server announces. It travels as a replicated record.
 type Agent struct {
-	Pool     string       `json:"pool,omitempty"`
-	Address  netip.Addr   `json:"address"`
-	Weight   uint32       `json:"weight"`
-	Draining bool         `json:"draining,omitempty"`
-	VIPs     []AgentVIP   `json:"vips"`
-	Foreign  []netip.Addr `json:"foreign,omitempty"`
+	Pool     string     `json:"pool,omitempty"`
+	Address  netip.Addr `json:"address"`
+	Weight   uint32     `json:"weight"`
+	Draining bool       `json:"draining,omitempty"`
+	// DrainingSince is when it began to ask to be drained, Drain the seconds that it waits for its connections.
+	DrainingSince time.Time    `json:"draining_since,omitzero"`
+	Drain         float64      `json:"drain_seconds,omitempty"`
+	VIPs          []AgentVIP   `json:"vips"`
+	Foreign       []netip.Addr `json:"foreign,omitempty"`
 	// Down says why services are down at the host, by service such as "TCP 192.0.2.10:80".
 	Down map[string]string `json:"down,omitempty"`
 }

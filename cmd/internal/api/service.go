@@ -55,11 +55,25 @@ type Server struct {
 	Listed  bool       `json:"listed"`         // in the specification; otherwise a member of the pool
 	Forward string     `json:"forward"`
 	Weight  uint32     `json:"weight"`
+	Drain   *Drain     `json:"drain,omitempty"` // nil if it is not drained
 	State   string     `json:"state"`
 	Since   *time.Time `json:"since,omitempty"` // of State, if it began while this director ran
 	Reasons []Reason   `json:"reasons,omitempty"`
 	Counts  Counts     `json:"counts"`
 	Traffic Traffic    `json:"traffic"`
+}
+
+// Expired is the state of a drain that has passed its deadline with connections left. The others are Draining and
+// Drained.
+const Expired = "expired"
+
+// Drain is how far the drain of a real server is.
+type Drain struct {
+	State string     `json:"state"` // draining, drained, or expired: past its deadline with connections left
+	Since time.Time  `json:"since"`
+	Until *time.Time `json:"until,omitempty"` // the deadline; nil for none
+	Then  string     `json:"then"`            // keep with weight 0, or remove
+	Text  string     `json:"text"`            // such as "12 connections, 25 s left"
 }
 
 // Reason is one reason for a state, and what would change it. A server may have several.
