@@ -417,7 +417,10 @@ func (c *Controller) inherit() {
 	if err != nil {
 		c.log.Error("failed to learn what an earlier director left; its services and VIPs that are not in the file will stay", "error", err)
 	}
-	c.owned, c.vips.owned, c.drains.records = st.Services, st.VIPs, st.Drains
+	c.owned, c.vips.owned = st.Services, st.VIPs
+	for k, r := range st.Drains {
+		c.drains.records[k] = drain.Record(r)
+	}
 }
 
 // save writes the state file.
@@ -427,7 +430,11 @@ func (c *Controller) save() {
 
 // ownedNow is what the state file is to say.
 func (c *Controller) ownedNow() owned.State {
-	return owned.State{Services: c.owned, VIPs: c.vips.owned, CheckMark: c.file.Director.CheckMark, Drains: c.drains.records}
+	st := owned.State{Services: c.owned, VIPs: c.vips.owned, CheckMark: c.file.Director.CheckMark, Drains: make(map[owned.Server]owned.Drain, len(c.drains.records))}
+	for k, r := range c.drains.records {
+		st.Drains[k] = owned.Drain(r)
+	}
+	return st
 }
 
 // flush writes the state file if VIPs came or went since.

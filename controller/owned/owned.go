@@ -20,7 +20,6 @@ import (
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
-	"github.com/drover-lb/drover/controller/drain"
 	"github.com/drover-lb/drover/ipvs"
 )
 
@@ -38,13 +37,20 @@ type State struct {
 	// CheckMark is the first of the firewall marks of its health checks; 0 if not known.
 	CheckMark uint32
 	// Drains are how far its real servers are that are drained.
-	Drains map[Server]drain.Record
+	Drains map[Server]Drain
 }
 
 // Server identifies a real server of a service.
 type Server struct {
 	Service ipvs.Key
 	Server  ipvs.DestKey
+}
+
+// Drain is how far the drain of a real server is; package drain says what that means.
+type Drain struct {
+	Asked time.Time
+	Since time.Time
+	Done  bool
 }
 
 // Compare orders by service and server.
@@ -173,7 +179,7 @@ func scope() (boot, ns string) {
 // Load reads what the predecessor left: nothing if there was none. A file that cannot be read is an
 // error, and nothing is known then.
 func (s *Store) Load() (State, error) {
-	out := State{Services: make(map[ipvs.Key]struct{}), VIPs: make(map[VIP]struct{}), Drains: make(map[Server]drain.Record)}
+	out := State{Services: make(map[ipvs.Key]struct{}), VIPs: make(map[VIP]struct{}), Drains: make(map[Server]Drain)}
 	if s.path == "" {
 		return out, nil
 	}
@@ -200,7 +206,7 @@ func (s *Store) Load() (State, error) {
 		out.Services[v.key()] = struct{}{}
 	}
 	for _, d := range saved.Drains {
-		out.Drains[Server{d.Service.key(), ipvs.DestKey{Addr: d.Server.Addr(), Port: d.Server.Port()}}] = drain.Record{Asked: d.Asked, Since: d.Since, Done: d.Done}
+		out.Drains[Server{d.Service.key(), ipvs.DestKey{Addr: d.Server.Addr(), Port: d.Server.Port()}}] = Drain{Asked: d.Asked, Since: d.Since, Done: d.Done}
 	}
 	for _, v := range saved.VIPs {
 		out.VIPs[VIP{Prefix: v.Address, Interface: v.Interface}] = struct{}{}
