@@ -14,11 +14,11 @@ import (
 
 const (
 	// silentAfter is after how long without a beat an agent is not heard any more: three have been lost.
-	silentAfter = 3*api.BeatEvery + api.BeatEvery/3
+	silentAfter = 3*api.BeatEvery + api.BeatEvery/5
 	// forgetAfter is after how long without a beat what an agent said last is forgotten.
 	forgetAfter = time.Minute
 	// beatsEvery is how often it is looked who has fallen silent.
-	beatsEvery = api.BeatEvery / 3
+	beatsEvery = api.BeatEvery / 5
 	// maxAgents bounds the agents that are remembered.
 	maxAgents = 10000
 )
