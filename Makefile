@@ -69,7 +69,7 @@ unit:
 
 kernel-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
-	CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 10m $(KERNEL) $(KERNEL_PKGS)
+	CGO_ENABLED=0 $(GO) test -count=1 -p 2 -timeout 12m $(KERNEL) $(KERNEL_PKGS)
 
 lab-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// silentAfter is after how long without a beat an agent is not heard any more: three have been lost.
-	silentAfter = 3*api.BeatEvery + api.BeatEvery/5
 	// forgetAfter is after how long without a beat what an agent said last is forgotten.
 	forgetAfter = time.Minute
-	// beatsEvery is how often it is looked who has fallen silent.
-	beatsEvery = api.BeatEvery / 5
 	// maxAgents bounds the agents that are remembered.
 	maxAgents = 10000
 )
+
+// silentAfter is after how long without a beat an agent is not heard any more: two have been lost, which is
+// enough to ask its services.
+func (x *beat) silentAfter() time.Duration { return x.Every()*2 + x.Every()/5 }
 
 // beats hears the agents of real servers, and tells the checks what they say.
 type beats struct {
@@ -69,37 +69,46 @@ func (b *beats) tell() {
 
 // run looks who has fallen silent, until ctx ends.
 func (b *beats) run(ctx context.Context) {
-	tick := time.NewTicker(beatsEvery)
-	defer tick.Stop()
-	last := time.Now()
+	const idle = api.BeatEvery // until the first is heard
+	timer := time.NewTimer(idle)
+	defer timer.Stop()
+	due := time.Now().Add(idle)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-timer.C:
 		}
 		now := time.Now()
-		if now.Sub(last) < silentAfter/2 { // else this process did not run, and what it was sent is still to be read
-			b.look(now)
+		next := now.Add(idle)
+		if now.Sub(due) < idle { // else this process did not run, and what it was sent is still to be read
+			next = b.look(now)
 		}
-		last = now
+		due = next
+		timer.Reset(time.Until(next))
 	}
 }
 
-func (b *beats) look(now time.Time) {
+// look notes who has fallen silent, and returns when the next may have.
+func (b *beats) look(now time.Time) (next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	changed := false
+	next = now.Add(api.BeatEvery * 2) // one that is heard first now falls silent later
 	for name, x := range b.agents {
-		switch age := now.Sub(x.when); {
+		switch age, limit := now.Sub(x.when), x.silentAfter(); {
 		case age > forgetAfter:
 			delete(b.agents, name)
 			changed = true
-		case age > silentAfter && !x.silent:
+		case x.silent:
+		case age >= limit:
 			x.silent, changed = true, true
+		case x.when.Add(limit).Before(next):
+			next = x.when.Add(limit)
 		}
 	}
 	if changed {
 		b.tell()
 	}
+	return next
 }

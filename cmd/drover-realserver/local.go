@@ -24,21 +24,36 @@ const localEvery = 100 * time.Millisecond
 func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Config) {
 	look := time.NewTicker(localEvery)
 	defer look.Stop()
+	records, end := m.node.WatchRecords()
+	defer end()
+	sockets, err := local.OpenSockets()
+	if err != nil {
+		m.log.Error("the services of this host are not looked after here", "error", err)
+	} else {
+		defer sockets.Close()
+	}
 	var tracker local.Tracker
-	var failed string
-	next := time.Time{}
+	var failed, pool string
+	var services []local.Service
+	every, next := api.BeatEvery, time.Time{}
 	for {
+		c := cfg()
 		select {
 		case <-ctx.Done():
 			return
+		case <-records:
+			services, every = m.services(c.Pool), api.BeatInterval(len(m.node.Members()))
+			continue
 		case <-look.C:
 		}
-		c := cfg()
 		if c.Pool == "" {
 			continue
 		}
-		if services := m.services(c.Pool); len(services) > 0 {
-			listeners, err := local.Listeners()
+		if c.Pool != pool {
+			pool, services = c.Pool, m.services(c.Pool)
+		}
+		if sockets != nil && len(services) > 0 {
+			listeners, err := sockets.Listeners(services)
 			switch {
 			case err != nil:
 				if err.Error() != failed {
@@ -54,8 +69,8 @@ func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Confi
 			}
 		}
 		if now := time.Now(); !now.Before(next) {
-			m.beat(c)
-			next = now.Add(api.BeatEvery - localEvery/2) // a tick may come a moment early
+			m.beat(c, every)
+			next = now.Add(every - localEvery/2) // a tick may come a moment early
 		}
 	}
 }
@@ -85,9 +100,9 @@ func (m *member) setDown(down map[local.Service]string) {
 	}
 }
 
-// beat tells each director that this host is alive, and what is down.
-func (m *member) beat(c *realserver.Config) {
-	b := api.Beat{Address: c.Address}
+// beat tells each director that this host is alive, what is down, and when it will tell again.
+func (m *member) beat(c *realserver.Config, every time.Duration) {
+	b := api.Beat{Address: c.Address, EveryMS: every.Milliseconds()}
 	if down := m.down.Load(); down != nil {
 		b.Down = *down
 	}

@@ -2,10 +2,13 @@ package local
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,24 +39,62 @@ func (r request) Serialize() []byte {
 	return b
 }
 
-// Listeners lists the sockets of this network namespace that take connections or datagrams from anybody. Of TCP the
-// kernel looks at those that listen alone, however many connections there are.
-func Listeners() ([]Listener, error) {
-	var out []Listener
-	for _, r := range []request{
-		{unix.AF_INET, uint8(TCP), stateListen}, {unix.AF_INET6, uint8(TCP), stateListen},
-		{unix.AF_INET, uint8(UDP), stateUnbound}, {unix.AF_INET6, uint8(UDP), stateUnbound},
-	} {
-		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		req.AddData(r)
-		messages, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
-		if err != nil {
-			return nil, fmt.Errorf("failed to list the sockets that listen: %w", err)
-		}
-		for _, b := range messages {
-			if l, ok := decode(b, Protocol(r.protocol)); ok {
-				out = append(out, l)
+// Sockets asks the kernel for sockets, of the network namespace in which it was opened. It is for one goroutine.
+type Sockets struct {
+	handle *nl.SocketHandle
+}
+
+// OpenSockets opens it. Each of its calls is bounded by a second.
+func OpenSockets() (*Sockets, error) {
+	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("failed to open a socket to list sockets: %w", err)
+	}
+	tv := unix.Timeval{Sec: 1}
+	if err := errors.Join(s.SetSendTimeout(&tv), s.SetReceiveTimeout(&tv)); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("failed to bound the waits of a socket: %w", err)
+	}
+	return &Sockets{&nl.SocketHandle{Socket: s}}, nil
+}
+
+// Close closes it.
+func (s *Sockets) Close() { s.handle.Close() }
+
+// Listeners lists the sockets that take connections or datagrams for the services from anybody: all of a protocol, or
+// those of IPv4 alone where they do for all. Of TCP the kernel looks at those that listen alone, however many
+// connections there are. It is called ten times a second, hence the frugality.
+func (s *Sockets) Listeners(services []Service) (out []Listener, err error) {
+	for _, p := range []struct {
+		protocol Protocol
+		states   uint32
+	}{{TCP, stateListen}, {UDP, stateUnbound}} {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			lacking := slices.ContainsFunc(services, func(x Service) bool {
+				return x.Protocol == p.protocol && !slices.ContainsFunc(out, func(l Listener) bool { return l.takes(x) })
+			})
+			if !lacking {
+				continue
 			}
+			if out, err = s.list(out, request{family, uint8(p.protocol), p.states}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return out, nil
+}
+
+func (s *Sockets) list(out []Listener, r request) ([]Listener, error) {
+	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_INET_DIAG: s.handle}
+	req.AddData(r)
+	messages, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
+	if err != nil {
+		return nil, fmt.Errorf("failed to list the sockets that listen: %w", err)
+	}
+	for _, b := range messages {
+		if l, ok := decode(b, Protocol(r.protocol)); ok {
+			out = append(out, l)
 		}
 	}
 	return out, nil

@@ -82,15 +82,28 @@ type Member struct {
 	Sync    *SyncReport `json:"sync,omitempty"`
 }
 
-// BeatEvery is how often the agent of a real server tells the directors that it is alive.
-const BeatEvery = 100 * time.Millisecond
+// BeatEvery is how often the agent of a real server tells the directors that it is alive, in a cluster of up to a
+// hundred nodes.
+const BeatEvery = 150 * time.Millisecond
 
-// Beat is what the agent of a real server tells the directors in a datagram, every BeatEvery and whenever something
-// changes.
+// BeatInterval is how often it does so in a cluster of that many nodes: a director hears at most some 700 beats a
+// second.
+func BeatInterval(nodes int) time.Duration {
+	return max(BeatEvery, time.Duration(nodes)*BeatEvery/100)
+}
+
+// Beat is what the agent of a real server tells the directors in a datagram, every EveryMS milliseconds and whenever
+// something changes.
 type Beat struct {
 	Address netip.Addr `json:"address"`
+	EveryMS int64      `json:"every_ms,omitempty"` // BeatEvery if it does not say
 	// Down says why services are down at the host, by service such as "TCP 192.0.2.10:80".
 	Down map[string]string `json:"down,omitempty"`
+}
+
+// Every is the interval of beats, from BeatEvery to ten seconds.
+func (b *Beat) Every() time.Duration {
+	return min(max(BeatEvery, time.Duration(b.EveryMS)*time.Millisecond), 10*time.Second)
 }
 
 // Agent is what a real server announces. It travels as a replicated record.
