@@ -69,7 +69,7 @@ unit:
 
 kernel-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
-	CGO_ENABLED=0 $(GO) test -count=1 -p 2 -timeout 12m $(KERNEL) $(KERNEL_PKGS)
+	CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 12m $(KERNEL) $(KERNEL_PKGS)
 
 lab-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
@@ -100,7 +100,7 @@ soak: kernel
 	$(GO) test -run '^$$' -fuzz '^FuzzRules$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
 	$(GO) test -run '^$$' -fuzz '^FuzzApply$$' -fuzztime 10m -fuzzminimizetime 5x ./controller/spec/edit
 	$(GO) test -run '^$$' -fuzz '^FuzzArrange$$' -fuzztime 2m ./cmd/drover
-	CGO_ENABLED=0 $(GO) test -count=1 -run GeneratedLines -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000
+	CGO_ENABLED=0 $(GO) test -count=1 -run 'GeneratedLines|SameAsIpvsadm' -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000 -all
 	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -timeout 14m -tags lab ./examples || exit 1; done
 
 lint:

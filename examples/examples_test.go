@@ -41,7 +41,7 @@ func folders(t *testing.T) []string {
 // labRun runs `drover lab run` in user-mode Linux and returns its output and exit status.
 func labRun(t *testing.T, configure func(*exec.Cmd), args ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, drover(t), append([]string{"lab", "run", "--kernel", "uml"}, args...)...)
 	var out bytes.Buffer
@@ -62,7 +62,7 @@ func TestExamples(t *testing.T) {
 	for _, f := range folders(t) {
 		t.Run(f, func(t *testing.T) {
 			t.Parallel()
-			if out, status := labRun(t, nil, "--out", filepath.Join(filepath.Dir(drover(t)), "lab"), f); status != 0 {
+			if out, status := labRun(t, nil, "--patience", "4", "--out", filepath.Join(filepath.Dir(drover(t)), "lab"), f); status != 0 {
 				t.Errorf("exit status %d\n%s", status, out)
 			}
 		})

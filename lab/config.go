@@ -44,6 +44,7 @@ type Config struct {
 	Networks    []topology.Network
 	Hosts       []Host
 	Scenario    []Step
+	patience    int // how many times the bounds of steps that the file does not have are longer; 0 is 1
 	marks       map[string]bool
 	timelineFor string
 }
@@ -86,6 +87,16 @@ type Probe struct {
 	Every   time.Duration
 	Timeout time.Duration
 	Count   int
+}
+
+// Patient multiplies the bounds in time of the whole, of each step and of each start by n, for a machine that is slow or
+// busy. What is expected stays as it is.
+func (c *Config) Patient(n int) {
+	c.Timeout *= time.Duration(n)
+	c.patience = n
+	for i := range c.Scenario {
+		c.Scenario[i].Within *= time.Duration(n)
+	}
 }
 
 // Step is one step of the scenario; exactly one of its actions is set.

@@ -132,7 +132,7 @@ func (r *run) play(ctx context.Context) error {
 				if p.Manual || h.Role != role {
 					continue
 				}
-				s := Step{Within: defaultStep, Text: "start " + p.Ref(), Action: Processes{Verb: "start", Refs: []string{p.Ref()}}}
+				s := Step{Within: defaultStep * time.Duration(max(r.patience, 1)), Text: "start " + p.Ref(), Action: Processes{Verb: "start", Refs: []string{p.Ref()}}}
 				if err := r.step(ctx, s); err != nil {
 					return err
 				}

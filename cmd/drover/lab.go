@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -55,9 +56,13 @@ func labRunCommand() *cli.Command {
 			&cli.StringFlag{Name: "out", Usage: "write report.json and timeline.svg of each lab below this `DIR`"},
 			&cli.BoolFlag{Name: "keep", Usage: "leave the lab running after the scenario: natively until ^C, in user-mode Linux with --shell"},
 			&cli.BoolFlag{Name: "shell", Usage: "open a shell in the running lab after the scenario; there, `drover lab on HOST COMMAND` enters a host"},
+			&cli.IntFlag{Name: "patience", Value: 1, Usage: "make all bounds in time `N` times longer, 1 to 20, on a slow machine; expectations stay as they are"},
 			&cli.BoolFlag{Name: "colour", Aliases: []string{"color"}, Usage: "colour the account even if it does not go to a terminal", EnvVars: []string{"DROVER_LAB_COLOUR"}},
 		},
 		Action: func(c *cli.Context) error {
+			if n := c.Int("patience"); n < 1 || n > 20 {
+				return cli.Exit(fmt.Sprintf("lab run: patience (%d) must be between 1 and 20", n), 2)
+			}
 			if c.NArg() == 0 {
 				return cli.Exit("lab run: which FOLDER? For example: drover lab run examples/one-director", 2)
 			}
@@ -157,6 +162,7 @@ func nativeIPVS(ctx context.Context) error {
 }
 
 func runLab(c *cli.Context, cfg *lab.Config, where string) error {
+	cfg.Patient(c.Int("patience"))
 	out := ""
 	if c.IsSet("out") {
 		out = filepath.Join(c.String("out"), filepath.Base(cfg.Folder))
@@ -196,7 +202,7 @@ func runLabInUML(c *cli.Context, cfg *lab.Config, out string, colour bool) error
 	if err != nil {
 		return err
 	}
-	argv, env := []string{self, "lab", "run", "--kernel", "native", "--out", share}, passOn()
+	argv, env := []string{self, "lab", "run", "--kernel", "native", "--patience", strconv.Itoa(c.Int("patience")), "--out", share}, passOn()
 	if colour {
 		argv = append(argv, "--colour")
 	} else {

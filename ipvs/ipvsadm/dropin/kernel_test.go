@@ -314,6 +314,9 @@ func split(line string) (words []string) {
 	return words
 }
 
+// allLines takes a minute more on a slow machine: `make soak` has it.
+var allLines = flag.Bool("all", false, "take all lines of testdata/lines.txt, not three of five")
+
 func TestKernelSameAsIpvsadm(t *testing.T) {
 	d := &differential{}
 	text, err := os.ReadFile("testdata/lines.txt")
@@ -321,9 +324,13 @@ func TestKernelSameAsIpvsadm(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.run("") // no argument
+	n := 0
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSuffix(line, "\n")
 		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		if n++; !*allLines && n%5 >= 3 && line != "-C" {
 			continue
 		}
 		if line == "-C" || len(d.steps)%200 == 0 {
@@ -342,7 +349,7 @@ func TestKernelSameAsIpvsadm(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, x := range differences {
-		if !d.seen[x.heading] {
+		if *allLines && !d.seen[x.heading] {
 			t.Errorf("difference %q is listed, but there is none", x.heading)
 		}
 		if !bytes.Contains(docs, []byte("\n### "+x.heading+"\n")) {
