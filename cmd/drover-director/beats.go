@@ -21,7 +21,7 @@ const (
 
 // silentAfter is after how long without a beat an agent is not heard any more: two have been lost, which is
 // enough to ask its services.
-func (x *beat) silentAfter() time.Duration { return x.Every()*2 + x.Every()/5 }
+func (x *beat) silentAfter() time.Duration { return x.Every()*2 + x.Every()/20 }
 
 // beats hears the agents of real servers, and tells the checks what they say.
 type beats struct {

@@ -17,10 +17,10 @@ import (
 )
 
 // localEvery is how often the services of this host are looked after. Of the end of a listener there is no event.
-const localEvery = 100 * time.Millisecond
+const localEvery = 200 * time.Millisecond
 
-// watchServices looks after the services of the pool at this host, and tells the directors: at once what changed, and
-// in between that this host is alive.
+// watchServices looks after the services of the pool at this host that have checks, and tells the directors: at once
+// what changed, and in between that this host is alive. Where no service has checks nobody asks for it.
 func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Config) {
 	look := time.NewTicker(localEvery)
 	defer look.Stop()
@@ -52,7 +52,13 @@ func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Confi
 		if c.Pool != pool {
 			pool, services = c.Pool, m.services(c.Pool)
 		}
-		if sockets != nil && len(services) > 0 {
+		if len(services) == 0 {
+			if _, changed := tracker.Step(nil, nil); changed {
+				m.setDown(nil)
+			}
+			continue
+		}
+		if sockets != nil {
 			listeners, err := sockets.Listeners(services)
 			switch {
 			case err != nil:

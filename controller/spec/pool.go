@@ -33,11 +33,12 @@ func (s *Spec) Pools() map[string][]netip.Addr {
 	return pools
 }
 
-// PoolServices lists the services of each pool, by their keys as text.
+// PoolServices lists the services of each pool that have checks, by their keys as text: those that the agents of its
+// members look after too.
 func (s *Spec) PoolServices() map[string][]string {
 	pools := make(map[string][]string)
 	for i := range s.Services {
-		if p := s.Services[i].Pool; p != "" {
+		if p := s.Services[i].Pool; p != "" && len(s.Services[i].Checks) > 0 {
 			pools[p] = append(pools[p], s.Services[i].Key.String())
 		}
 	}

@@ -84,9 +84,9 @@ type Member struct {
 
 // BeatEvery is how often the agent of a real server tells the directors that it is alive, in a cluster of up to a
 // hundred nodes.
-const BeatEvery = 150 * time.Millisecond
+const BeatEvery = 200 * time.Millisecond
 
-// BeatInterval is how often it does so in a cluster of that many nodes: a director hears at most some 700 beats a
+// BeatInterval is how often it does so in a cluster of that many nodes: a director hears at most some 500 beats a
 // second.
 func BeatInterval(nodes int) time.Duration {
 	return max(BeatEvery, time.Duration(nodes)*BeatEvery/100)
