@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/cluster/settings"
+	"github.com/drover-lb/drover/internal/program"
 )
 
 // tracker is one that runs a shell text as the user of the test.
@@ -43,7 +44,7 @@ func TestRunScript(t *testing.T) {
 		}
 	}
 	long := runScript(t.Context(), tracker(t, "yes | tr -d '\\n' | head -c 100000; exit 1"))
-	if long == nil || len(long.Error()) > maxScriptWords+50 {
+	if long == nil || len(long.Error()) > program.MaxWords+50 {
 		t.Errorf("much output: %v", long)
 	}
 	none := tracker(t, "")

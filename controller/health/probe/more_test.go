@@ -24,6 +24,7 @@ import (
 
 	"github.com/drover-lb/drover/controller/health"
 	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/internal/program"
 )
 
 func TestTLS(t *testing.T) {
@@ -300,7 +301,7 @@ func TestScript(t *testing.T) {
 		{`test "$1 $DROVER_VIP $DROVER_RIP $DROVER_PORT $PWD" = "a b 192.0.2.10 10.0.0.1 80 /"`, nil, health.AsConfigured, ""},
 		{`test -z "$HOME$USER"`, nil, health.AsConfigured, ""},
 		{`echo no disk; echo more; exit 3`, nil, health.AsConfigured, "exit status 3: no disk"},
-		{`head -c 100000 /dev/zero | tr '\0' x; exit 1`, nil, health.AsConfigured, "exit status 1: " + strings.Repeat("x", maxOutput)},
+		{`head -c 100000 /dev/zero | tr '\0' x; exit 1`, nil, health.AsConfigured, "exit status 1: " + strings.Repeat("x", program.MaxWords)},
 		{`kill -9 $$`, nil, health.AsConfigured, "signal: killed"},
 		{`exit 1`, dynamic, health.AsConfigured, "exit status 1"},
 		{`exit 0`, dynamic, health.AsConfigured, ""},
