@@ -13,14 +13,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/ipvs"
+	"github.com/drover-lb/drover/sysctl"
 )
 
 // File is the name of the state file in the state directory.
@@ -75,7 +73,7 @@ func (k VIP) Compare(o VIP) int {
 // the network namespace of the calling thread; 0 if it does not say.
 func CheckMark(stateDir string) uint32 {
 	s := Store{path: filepath.Join(stateDir, File)}
-	s.boot, s.netns = scope()
+	s.boot, s.netns = sysctl.Scope()
 	if st, err := s.Load(); err == nil {
 		return st.CheckMark
 	}
@@ -87,7 +85,7 @@ func CheckMark(stateDir string) uint32 {
 // boot, there are none.
 func Services(stateDir string) (map[ipvs.Key]struct{}, error) {
 	s := Store{path: filepath.Join(stateDir, File)}
-	s.boot, s.netns = scope()
+	s.boot, s.netns = sysctl.Scope()
 	st, err := s.Load()
 	if err != nil {
 		return nil, err
@@ -153,27 +151,8 @@ func Open(dir string) (*Store, error) {
 		return nil, fmt.Errorf("failed to make the state directory: %w", err)
 	}
 	st := &Store{path: filepath.Join(dir, File)}
-	st.boot, st.netns = scope()
+	st.boot, st.netns = sysctl.Scope()
 	return st, nil
-}
-
-// scope names the boot and the network namespace of the calling thread. The namespace's cookie
-// (SO_NETNS_COOKIE, Linux 5.14) is not used twice before a reboot; its inode number, taken on older
-// kernels, may be.
-func scope() (boot, ns string) {
-	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		boot = strings.TrimSpace(string(b))
-	}
-	if fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
-		defer unix.Close(fd)
-		if cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); err == nil {
-			return boot, "cookie " + strconv.FormatUint(cookie, 10)
-		}
-	}
-	if link, err := os.Readlink("/proc/thread-self/ns/net"); err == nil {
-		return boot, link
-	}
-	return boot, "unknown"
 }
 
 // Load reads what the predecessor left: nothing if there was none. A file that cannot be read is an
