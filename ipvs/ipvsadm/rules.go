@@ -4,6 +4,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -70,12 +71,7 @@ func appendServiceRule(b []byte, s *ipvs.ServiceEntry) []byte {
 	}
 	if s.Flags&(ipvs.Sched1|ipvs.Sched2|ipvs.Sched3) != 0 {
 		b = append(b, " -b "...)
-		for i, name := range schedulerFlags(s.Flags, s.Scheduler) {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(b, name...)
-		}
+		b = append(b, strings.Join(schedulerFlags(s.Flags, s.Scheduler), ",")...)
 	}
 	return append(b, '\n')
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/drover-lb/drover/ipvs"
@@ -194,12 +195,7 @@ func appendSettings(b []byte, s *ipvs.Service, rawNetmask uint32) []byte {
 	b = append(b, s.Scheduler...)
 	if s.Flags&(ipvs.Sched1|ipvs.Sched2|ipvs.Sched3) != 0 {
 		b = append(b, " ("...)
-		for i, name := range schedulerFlags(s.Flags, s.Scheduler) {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(b, name...)
-		}
+		b = append(b, strings.Join(schedulerFlags(s.Flags, s.Scheduler), ",")...)
 		b = append(b, ')')
 	}
 	if s.Flags&ipvs.Persistent != 0 {
