@@ -7,7 +7,6 @@ import (
 
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cluster/election"
-	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/controller/health"
 )
@@ -66,16 +65,9 @@ type sharedBy struct {
 
 // takeShared takes in what an active director has told of its checks, if that is new.
 func (m *member) takeShared(before sharedBy) sharedBy {
-	records := m.node.Records()
-	active := make(map[string]bool)
-	for _, r := range records {
-		var d api.Director
-		if r.Key == gossip.DirectorRecord && r.Node != m.opts.Name && r.State == cluster.Alive && json.Unmarshal(r.Value, &d) == nil && len(d.Active) > 0 {
-			active[r.Node] = true
-		}
-	}
-	for _, r := range records {
-		if r.Key != gossip.HealthRecord || !active[r.Node] {
+	others := m.others()
+	for _, r := range m.node.Records() {
+		if r.Key != gossip.HealthRecord || len(others[r.Node].Active) == 0 {
 			continue
 		}
 		now := sharedBy{r.Node, r.Version}
