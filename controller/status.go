@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/drover-lb/drover/controller/health"
@@ -232,7 +233,7 @@ func (c *Controller) status() *Status {
 		}
 		st.Errors = append(st.Errors, e)
 	}
-	slices.SortFunc(st.Errors, func(a, b ErrorStatus) int { return compareStrings(a.Change, b.Change) })
+	slices.SortFunc(st.Errors, func(a, b ErrorStatus) int { return strings.Compare(a.Change, b.Change) })
 	for _, k := range c.have.Keys() {
 		if c.want.Find(k) == nil {
 			if _, ours := c.owned[k]; !ours {
@@ -247,19 +248,9 @@ func (c *Controller) status() *Status {
 		st.Writes.Changes = append(st.Writes.Changes, ChangeCounts{Kind: k[0], Result: k[1], Count: n})
 	}
 	slices.SortFunc(st.Writes.Changes, func(a, b ChangeCounts) int {
-		return compareStrings(a.Kind+" "+a.Result, b.Kind+" "+b.Result)
+		return strings.Compare(a.Kind+" "+a.Result, b.Kind+" "+b.Result)
 	})
 	return st
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // MarshalJSON fills in the tables, which is work for the one who asks and not for the loop.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -199,18 +200,8 @@ func (m *member) agents() []agentView {
 		}
 		out = append(out, a)
 	}
-	slices.SortFunc(out, func(a, b agentView) int { return compareNames(a.name, b.name) })
+	slices.SortFunc(out, func(a, b agentView) int { return strings.Compare(a.name, b.name) })
 	return out
-}
-
-func compareNames(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // actives says who is active for each group, as far as known.
