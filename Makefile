@@ -61,11 +61,12 @@ demo: kernel
 
 test: unit kernel-test lab-test
 
-# The simulator of the election takes its ten million steps without the race detector.
+# The simulator of the election takes its ten million steps, and clusters their minutes to heal, without the race detector.
 unit:
 	$(call need,gcc=gcc gcc=libc6-dev)
 	$(GO) test -race ./...
 	$(GO) test ./cluster/election
+	$(GO) test -run TestHeal ./cluster
 
 kernel-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)

@@ -1,3 +1,8 @@
+//go:build !race
+
+// The race detector learns nothing here that it does not learn of other tests, and it has been seen to crash in its own
+// code under the many timers of these clusters. `make unit` runs them without it.
+
 package cluster
 
 import (

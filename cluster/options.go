@@ -85,7 +85,7 @@ type Timing struct {
 func DefaultTiming() Timing {
 	return Timing{
 		ProbeInterval: 500 * time.Millisecond, ProbeTimeout: 250 * time.Millisecond, SuspicionMult: 3,
-		GossipInterval: 100 * time.Millisecond, PushPullInterval: 15 * time.Second,
+		GossipInterval: 100 * time.Millisecond, PushPullInterval: 5 * time.Second,
 		ReconnectInterval: 3 * time.Second, GossipToTheDeadTime: 30 * time.Second, DeadNodeReclaimTime: 10 * time.Second,
 		StreamTimeout: 10 * time.Second, LeaveTimeout: time.Second,
 	}

@@ -16,6 +16,8 @@ const manyMembers = 32
 
 // tellAt is when others are told of an own record after it was set. Datagrams may be lost, and a network that is
 // in two for less time than it takes to find out that a member failed heals without an exchange of everything.
+// The first time it is gossiped. Gossip goes to some members that are chosen at random, and who has a record already
+// does not pass it on, so later every member is told by a datagram of its own; if there are many, every director.
 var tellAt = []time.Duration{0, 200 * time.Millisecond, time.Second, 4 * time.Second, 10 * time.Second}
 
 // telling is how far the telling of an own record is.
@@ -53,20 +55,28 @@ func (n *Node) tellAgain(ctx context.Context) {
 	}
 }
 
-// tellDue tells what is due, by gossip or to the directors, and returns when the next is.
+// tellDue tells what is due, by gossip or to each whom it concerns, and returns when the next is.
 func (n *Node) tellDue() time.Time {
+	type datagram struct {
+		to  memberlist.Address
+		msg []byte
+	}
 	now := time.Now()
 	next := now.Add(time.Hour)
-	var msgs [][]byte
-	var to []memberlist.Address
+	var out []datagram
 	n.mu.Lock()
 	for key, d := range n.telling {
 		if !d.due().After(now) {
 			id := recordID{n.opt.Name, key}
-			if msg := n.encodeRecordsLocked([]recordID{id}); n.gossipsLocked(id) {
+			msg, gossips := n.encodeRecordsLocked([]recordID{id}), n.gossipsLocked(id)
+			many := n.alive.Load() > manyMembers
+			if gossips && (many || d.step == 0) {
 				n.gossiped.QueueBroadcast(broadcast{id.node + " " + id.key, msg})
-			} else {
-				msgs = append(msgs, msg)
+			}
+			for _, m := range n.members {
+				if (m.Role == Director || gossips && !many) && m.State == Alive && m.Name != n.opt.Name {
+					out = append(out, datagram{memberlist.Address{Addr: m.Address.String(), Name: m.Name}, msg})
+				}
 			}
 			if d.step++; d.step == len(tellAt) {
 				delete(n.telling, key)
@@ -77,26 +87,17 @@ func (n *Node) tellDue() time.Time {
 			next = at
 		}
 	}
-	if len(msgs) > 0 {
-		for _, m := range n.members {
-			if m.Role == Director && m.State == Alive && m.Name != n.opt.Name {
-				to = append(to, memberlist.Address{Addr: m.Address.String(), Name: m.Name})
-			}
-		}
-	}
 	n.mu.Unlock()
 	ml := n.ml.Load()
-	for _, msg := range msgs {
-		for _, a := range to {
-			if ml == nil {
-				return next
-			}
-			if err := ml.SendToAddress(a, msg); err != nil {
-				n.log.Debug("failed to send records", "to", a.Name, "err", err)
-				continue
-			}
-			n.metrics.messages.WithLabelValues("out", msgRecords.String(), "").Inc()
+	for _, d := range out {
+		if ml == nil {
+			return next
 		}
+		if err := ml.SendToAddress(d.to, d.msg); err != nil {
+			n.log.Debug("failed to send records", "to", d.to.Name, "err", err)
+			continue
+		}
+		n.metrics.messages.WithLabelValues("out", msgRecords.String(), "").Inc()
 	}
 	return next
 }
