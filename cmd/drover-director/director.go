@@ -100,9 +100,14 @@ func director(ctx context.Context, opts options) error {
 		Summary:   opts.notifier.Status,
 	}
 	ev := newEvents(log)
-	engine := health.New(health.Options{Prober: &probe.Prober{}, Marks: file.Director.CheckMark, Log: log.With("component", "health"), Event: ev.health})
+	var m *member // set before the engine runs
+	viewed := func() {
+		if m != nil {
+			m.viewed()
+		}
+	}
+	engine := health.New(health.Options{Prober: &probe.Prober{}, Marks: file.Director.CheckMark, Log: log.With("component", "health"), Event: ev.health, Viewed: viewed})
 	co.Health, co.Drained = engine, ev.drained
-	var m *member
 	if file.Cluster != nil {
 		if err := app.RaisePriority(); err != nil {
 			log.Warn("a busy processor may cost this director its lease", "error", err)

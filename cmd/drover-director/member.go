@@ -84,8 +84,9 @@ type member struct {
 	beats  *beats
 	start  time.Time
 	seats  map[string]*seat
-	// reread asks for the interfaces and the real servers to be looked at again; capacity 1.
-	retrack, retell chan struct{}
+	// retrack asks for the interfaces to be looked at again, retell for this director to be announced, reshare for what
+	// the checks find to be told; capacity 1.
+	retrack, retell, reshare chan struct{}
 
 	ready      chan struct{}          // closed when the controller is ready and the gossip listens
 	controller *controller.Controller // set before run
@@ -181,7 +182,7 @@ func newMember(o memberOptions) (*member, error) {
 	c := o.file.Cluster
 	m := &member{
 		log: o.log, opts: c, fence: o.fence, words: o.words, ann: o.ann, events: o.events, health: o.health, start: time.Now(),
-		seats: make(map[string]*seat), retrack: make(chan struct{}, 1), retell: make(chan struct{}, 1),
+		seats: make(map[string]*seat), retrack: make(chan struct{}, 1), retell: make(chan struct{}, 1), reshare: make(chan struct{}, 1),
 		ready: make(chan struct{}), path: o.path, own: o.file, trouble: make(map[string]string), hindrances: make(map[string]string), barred: make(map[string]bar), stored: make(chan struct{}), strangers: make(map[string]time.Time),
 	}
 	for _, g := range c.Groups {
@@ -428,6 +429,7 @@ func (m *member) sit(ctx context.Context, s *seat) {
 		}
 		m.claims()
 		nudge(m.retell)
+		nudge(m.reshare)
 	}
 }
 

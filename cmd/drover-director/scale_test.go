@@ -211,8 +211,9 @@ func scaleDirector(name string) error {
 	}
 	reg := prometheus.NewRegistry()
 	ev := newEvents(log)
-	engine := health.New(health.Options{Prober: &probe.Prober{}, Log: log, Event: ev.health})
-	m, err := newMember(memberOptions{events: ev, health: engine, file: file, path: path, dataDir: filepath.Join(dir, name), log: log, reg: reg, ann: ann})
+	var m *member // set before the engine runs
+	engine := health.New(health.Options{Prober: &probe.Prober{}, Log: log, Event: ev.health, Viewed: func() { m.viewed() }})
+	m, err = newMember(memberOptions{events: ev, health: engine, file: file, path: path, dataDir: filepath.Join(dir, name), log: log, reg: reg, ann: ann})
 	if err != nil {
 		return err
 	}

@@ -11,19 +11,20 @@ import (
 	"github.com/drover-lb/drover/controller/health"
 )
 
-// shareEvery is how soon after a change of what the checks find it is told to the other directors.
+// shareEvery is the least time between two tellings of what the checks find.
 const shareEvery = 100 * time.Millisecond
+
+// viewed notes that the checks may have found something new.
+func (m *member) viewed() { nudge(m.reshare) }
 
 // share tells the other directors what the checks of an active one find, until ctx ends.
 func (m *member) share(ctx context.Context) {
-	tick := time.NewTicker(shareEvery)
-	defer tick.Stop()
 	var told uint64
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-m.reshare:
 		}
 		if !m.leads() {
 			told = 0
@@ -43,6 +44,11 @@ func (m *member) share(ctx context.Context) {
 		}
 		if err != nil {
 			m.log.Warn("failed to tell the other directors what the checks find", "error", err)
+		}
+		select { // what else is found soon is told together
+		case <-ctx.Done():
+			return
+		case <-time.After(shareEvery):
 		}
 	}
 }

@@ -23,7 +23,7 @@ const localEvery = 200 * time.Millisecond
 // what changed, and in between that this host is alive. Where no service has checks nobody asks for it.
 func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Config) {
 	look := time.NewTicker(localEvery)
-	defer look.Stop()
+	look.Stop() // until a director names a service
 	records, end := m.node.WatchRecords()
 	defer end()
 	sockets, err := local.OpenSockets()
@@ -33,30 +33,32 @@ func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Confi
 		defer sockets.Close()
 	}
 	var tracker local.Tracker
-	var failed, pool string
+	var failed string
 	var services []local.Service
 	every, next := api.BeatEvery, time.Time{}
+	ticking := false
 	for {
-		c := cfg()
 		select {
 		case <-ctx.Done():
 			return
-		case <-records:
-			services, every = m.services(c.Pool), api.BeatInterval(len(m.node.Members()))
+		case <-records: // those of this host among them: it says there of which pool it is
+			services, every = m.services(cfg().Pool), api.BeatInterval(len(m.node.Members()))
+			switch wanted := len(services) > 0; {
+			case wanted && !ticking:
+				look.Reset(localEvery)
+			case !wanted && ticking:
+				look.Stop()
+				if _, changed := tracker.Step(nil, nil); changed {
+					m.setDown(nil)
+				}
+			}
+			ticking = len(services) > 0
 			continue
 		case <-look.C:
 		}
-		if c.Pool == "" {
-			continue
-		}
-		if c.Pool != pool {
-			pool, services = c.Pool, m.services(c.Pool)
-		}
+		c := cfg()
 		if len(services) == 0 {
-			if _, changed := tracker.Step(nil, nil); changed {
-				m.setDown(nil)
-			}
-			continue
+			continue // a tick that was on its way
 		}
 		if sockets != nil {
 			listeners, err := sockets.Listeners(services)
@@ -134,6 +136,9 @@ const maxBeat = 1000
 
 // services lists the services of a pool that directors name.
 func (m *member) services(pool string) (out []local.Service) {
+	if pool == "" {
+		return nil
+	}
 	for _, r := range m.node.Records() {
 		var d api.Director
 		if r.Key != gossip.DirectorRecord || r.State != cluster.Alive || json.Unmarshal(r.Value, &d) != nil {

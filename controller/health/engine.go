@@ -43,6 +43,8 @@ type Options struct {
 	Log      *slog.Logger
 	// Event is told of each change of a server's state, and must not block.
 	Event func(Event)
+	// Viewed is called after each new View, and must not block.
+	Viewed func()
 }
 
 // Event is a change of a service or of one of its real servers.
@@ -134,6 +136,9 @@ func New(o Options) *Engine {
 	}
 	if o.Event == nil {
 		o.Event = func(Event) {}
+	}
+	if o.Viewed == nil {
+		o.Viewed = func() {}
 	}
 	o.InFlight = cmp.Or(o.InFlight, DefaultInFlight)
 	e := &Engine{
@@ -556,6 +561,7 @@ func (e *Engine) judge() {
 	}
 	e.view.Store(&view)
 	e.views.Add(1)
+	e.opts.Viewed()
 	if loud || e.fresh {
 		nudge(e.changed)
 	}
