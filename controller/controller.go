@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -917,14 +918,10 @@ func (c *Controller) stop(ctx context.Context) error {
 	}
 
 	c.leave(ctx)
-	errs := []error{c.left(), c.endSync(ctx), c.clear(ctx)}
-	if c.opts.Sysctls != nil {
-		changes, err := c.opts.Sysctls.Restore()
-		for _, ch := range changes {
-			c.log.Info("setting put back", "change", ch.String())
-		}
-		errs = append(errs, err)
-	}
+	errs := []error{c.left()}
+	c.outlast(ctx)
+	// The table goes while IPVS, on a host that is a real server too, still leaves packets alone.
+	errs = append(errs, c.clear(ctx), c.endSync(ctx), c.restore(ctx))
 	c.save()
 	errs = append(errs, c.storeErr)
 	if err := errors.Join(errs...); err != nil {
@@ -949,6 +946,57 @@ func (c *Controller) left() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// restore puts the kernel's settings back. A host that is a real server for a VIP keeps one: the table is gone, and the
+// connections that this director knew of are not; without expire_nodest_conn the kernel would drop what the active
+// director now sends to this host for them, for up to 15 minutes (ip_vs_in_hook() in net/netfilter/ipvs/ip_vs_core.c).
+// The next director on this host that stops elsewhere puts it back, or the next boot.
+func (c *Controller) restore(ctx context.Context) error {
+	if c.opts.Sysctls == nil {
+		return nil
+	}
+	vip, err := c.elsewhere(ctx)
+	var changes []sysctl.Change
+	if c.opts.Sync != nil && vip.IsValid() {
+		var keep []sysctl.Row
+		for _, s := range c.settings {
+			if s.Key == expireNodest {
+				keep = append(keep, s.Row)
+				c.log.Info("setting stays: this host is a real server, and some of its connections came by way of this director", "setting", s.Key, "vip", vip)
+			}
+		}
+		var aerr error
+		changes, aerr = c.opts.Sysctls.Apply(keep)
+		err = errors.Join(err, aerr)
+	} else {
+		var rerr error
+		changes, rerr = c.opts.Sysctls.Restore()
+		err = errors.Join(err, rerr)
+	}
+	for _, ch := range changes {
+		c.log.Info("setting put back", "change", ch.String())
+	}
+	return err
+}
+
+// elsewhere returns a VIP that this host has on another interface than the one where the director puts it, as a real
+// server has it on its loopback; the zero Addr if there is none.
+func (c *Controller) elsewhere(ctx context.Context) (netip.Addr, error) {
+	addrs, err := c.kernel.Addresses(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, k := range c.vipKeys {
+		link, err := c.kernel.Link(ctx, k.Interface)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return netip.Addr{}, err
+		}
+		if slices.ContainsFunc(addrs, func(a kernel.Address) bool { return a.Prefix.Addr() == k.Prefix.Addr() && a.Index != link.Index }) {
+			return k.Prefix.Addr(), nil
+		}
+	}
+	return netip.Addr{}, nil
 }
 
 // clear deletes the services that are ours.

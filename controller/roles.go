@@ -38,7 +38,7 @@ type Fence interface {
 	// Drop silences a group until its lease is extended.
 	Drop(group string) error
 	// Hush keeps back, for d from now, the resets that this host's own TCP sends from the VIPs of a group to
-	// connections that it does not know. Drop and Lift end it.
+	// connections that it does not know.
 	Hush(group string, d time.Duration) error
 	// Lift lets everything for a group through: its VIPs are off the interfaces, and what arrives for them
 	// is for a real server on this host.

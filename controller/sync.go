@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/ipvs"
 )
@@ -156,18 +155,19 @@ func sameDaemon(want, have ipvs.Daemon) bool {
 	return want == have
 }
 
-// overlap lets both daemons run for a while, as a group has changed hands, and keeps the resets back that this
-// director's own stack would answer with, if it is the new holder, to connections of which its kernel has yet to
-// hear. The client sends again meanwhile.
+// overlap lets both daemons run for a while, as a group has changed hands, and keeps the resets back with which this
+// host's own stack would answer: that of the new holder to connections of which its kernel has yet to hear, and that
+// of the old one, if it is a real server too and so keeps the VIP, to packets of clients that do not know of the new
+// holder yet. The client sends again meanwhile.
 func (c *Controller) overlap(group string) {
 	if c.opts.Sync == nil {
 		return
 	}
 	c.lingerUntil = time.Now().Add(syncLinger)
 	c.linger.Reset(syncLinger)
-	if c.opts.Fence != nil && c.active(group) {
+	if c.opts.Fence != nil {
 		if err := c.opts.Fence.Hush(group, syncLinger); err != nil {
-			c.log.Warn("connections that are younger than the last message of the connection sync may be reset", "group", group, "error", err)
+			c.log.Warn("connections may be reset as the group changes hands", "group", group, "error", err)
 		}
 	}
 }
@@ -318,7 +318,6 @@ func (c *Controller) endSync(ctx context.Context) (err error) {
 	if c.opts.Sync == nil {
 		return nil
 	}
-	c.outlast(ctx)
 	c.await(ctx, func() { _, err = syncDaemons(ctx, c.kernel, nil) })
 	return errors.Join(err, c.kernel.SetBackupOnly(false))
 }
@@ -331,19 +330,13 @@ func (c *Controller) keepSync(ctx context.Context) error {
 	if c.opts.Sync == nil {
 		return nil
 	}
-	addrs, err := c.kernel.Addresses(ctx)
+	vip, err := c.elsewhere(ctx)
 	if err != nil {
 		return err
 	}
-	for _, k := range c.vipKeys {
-		link, err := c.kernel.Link(ctx, k.Interface)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if slices.ContainsFunc(addrs, func(a kernel.Address) bool { return a.Prefix.Addr() == k.Prefix.Addr() && a.Index != link.Index }) {
-			c.log.Info("net.ipv4.vs.backup_only stays as it is: this host is a real server", "vip", k.Prefix.Addr())
-			return nil
-		}
+	if vip.IsValid() {
+		c.log.Info("net.ipv4.vs.backup_only stays as it is: this host is a real server", "vip", vip)
+		return nil
 	}
 	return c.kernel.SetBackupOnly(false)
 }

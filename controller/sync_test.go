@@ -74,12 +74,12 @@ func TestSyncFollowsTheRole(t *testing.T) {
 		w.status()
 		w.journal(k, stopMaster)
 		w.stop()
-		w.journal(k, "announce", stopBackup, "sysctl backup_only=false", "ipvsadm -D -t 192.0.2.10:80")
+		w.journal(k, "announce", "ipvsadm -D -t 192.0.2.10:80", stopBackup, "sysctl backup_only=false")
 	})
 }
 
-// A new holder sends no resets to connections of which it has yet to hear; an old one, or the same again, has nothing
-// to wait for.
+// A new holder sends no resets to connections of which it has yet to hear, and an old one none to those of which clients
+// do not know yet where they go; the same one again has nothing to wait for.
 func TestTakeoverHushes(t *testing.T) {
 	fake(t, func(w *world, k *kerneltest.Kernel) {
 		w.start(one, synced, func(o *Options) { o.Fence = &fakeFence{note: k.Note} })
@@ -88,7 +88,11 @@ func TestTakeoverHushes(t *testing.T) {
 		w.status()
 		w.journal(k, "fence hush default 3.5s", "sysctl backup_only=false", "ip address add 192.0.2.10/32 dev eth0 valid_lft 4", startMaster)
 		w.mustRole("default", Role{Active: true, Epoch: 1, Why: "in other words"})
+		w.status()
+		w.journal(k)
 		w.mustRole("default", Role{})
+		w.status()
+		w.journal(k, "fence hush default 3.5s", "fence drop default", "ip address del 192.0.2.10/32 dev eth0", "fence lift default", "sysctl backup_only=true")
 		w.mustRole("default", Role{Why: "in other words"})
 		for _, line := range k.Journal() {
 			if strings.Contains(line, "hush") {
@@ -115,7 +119,7 @@ func TestStopWaitsForTheNewestConnection(t *testing.T) {
 		if took := time.Since(began); took != syncLinger {
 			t.Errorf("stopped after %s, want %s", took, syncLinger)
 		}
-		w.journal(k, stopMaster, stopBackup, "sysctl backup_only=false", "ipvsadm -D -t 192.0.2.10:80")
+		w.journal(k, "ipvsadm -D -t 192.0.2.10:80", stopMaster, stopBackup, "sysctl backup_only=false")
 	})
 	fake(t, func(w *world, k *kerneltest.Kernel) {
 		w.start(one, synced)

@@ -60,7 +60,7 @@ func Settings(f *spec.File) []Setting {
 	}
 
 	const vs = "Documentation/networking/ipvs-sysctl.rst"
-	add("net.ipv4.vs.expire_nodest_conn", "1", "a client whose real server was taken out is told at its next packet, instead of being met with silence until the connection times out (15 minutes)", vs, false)
+	add(expireNodest, "1", "a client whose real server was taken out is told at its next packet, instead of being met with silence until the connection times out (15 minutes)", vs, false)
 	add("net.ipv4.vs.expire_quiescent_template", "1", "a persistent client goes to another real server when its own gets weight 0; otherwise draining would never end", vs, false)
 	add("net.ipv4.vs.conn_reuse_mode", "1", "a client that uses a port again is scheduled anew, so it does not land on a real server with weight 0; the kernel's default, which container tools set to 0", vs, false)
 
@@ -80,6 +80,8 @@ func Settings(f *spec.File) []Setting {
 	}
 	return out
 }
+
+const expireNodest = "net.ipv4.vs.expire_nodest_conn"
 
 // checkInterfaces are the interfaces of IPv4 VIPs that are checked by way of the real servers, sorted.
 func checkInterfaces(f *spec.File) []string {

@@ -9,10 +9,11 @@
 //   - neighbour solicitations for it (RFC 4861, section 4.3),
 //   - IPv4 and IPv6 packets to it.
 //
-// At the interfaces' egress a second program keeps back, for a few seconds after a group was taken over and if it is
-// asked to ([Fence.Hush]), what this host's own TCP answers to connections that it does not know: TCP resets
-// without ACK from a guarded address. The kernel may hear of such a connection a moment later, by the connection
-// synchronisation of IPVS.
+// At the interfaces' egress a second program keeps back, for a few seconds after a group has changed hands and if it
+// is asked to ([Fence.Hush]), what this host's own TCP answers to connections that it does not know: TCP resets
+// without ACK from a guarded address. The kernel of the new holder may hear of such a connection a moment later, by
+// the connection synchronisation of IPVS; and the old one, if it is a real server too, is sent packets that are for
+// the new one until all neighbours know of it.
 //
 // Everything else passes untouched, for the next filter. Addresses that are not guarded are not looked at
 // further than their absence from a map. Programs that listen on packet sockets still see what is dropped:

@@ -330,7 +330,7 @@ func (f *Fence) forget(but []string) {
 func (f *Fence) put(group string, st groupState) error {
 	f.groupMu.Lock()
 	defer f.groupMu.Unlock()
-	delete(f.hushed, group)
+	st.Hush = f.hushed[group]
 	return f.putLocked(group, st)
 }
 
@@ -398,9 +398,9 @@ func (f *Fence) Drop(group string) error { return f.put(group, groupState{}) }
 // Lift lets everything for a group through until it is extended or dropped.
 func (f *Fence) Lift(group string) error { return f.put(group, groupState{Deadline: forever}) }
 
-// Hush keeps back, for d from now or until the group is dropped or lifted, the resets that this host's own
-// TCP sends from the addresses of a group to connections that it does not know (RFC 9293, section 3.5.2: they
-// have no ACK). A port that nobody listens on still refuses a new connection at once.
+// Hush keeps back, for d from now, whatever becomes of the group meanwhile, the resets that this host's own TCP
+// sends from the addresses of a group to connections that it does not know (RFC 9293, section 3.5.2: they have
+// no ACK). A port that nobody listens on still refuses a new connection at once.
 func (f *Fence) Hush(group string, d time.Duration) error {
 	f.groupMu.Lock()
 	defer f.groupMu.Unlock()

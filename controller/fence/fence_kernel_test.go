@@ -446,12 +446,16 @@ func TestHush(t *testing.T) {
 	}
 	must(t, f.Hush("web", time.Hour))
 	must(t, f.Drop("web"))
-	must(t, f.Extend("web", Now()+time.Hour))
+	must(t, f.Lift("web"))
 	c := p.vanish(l, vip4)
 	_, err = c.Write([]byte("x"))
 	must(t, err)
-	if err := read(c, patience); !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("dropped and extended: %v", err)
+	if err := read(c, quiet); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("hushed, dropped and lifted: %v", err)
+	}
+	must(t, f.Hush("web", 0))
+	if err := read(c, 3*patience); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("lifted, and not hushed any more: %v", err)
 	}
 }
 
