@@ -34,6 +34,8 @@ LAB       := $(BUILD)/drover lab
 KERNEL    := -tags kernel -exec '$(LAB) exec --memory 1536 --'
 # Packages with tests against the real kernel, which carry the build tag "kernel".
 KERNEL_PKGS = $(shell grep -rl --include=*_test.go '^//go:build kernel' . | xargs -r -n1 dirname | sort -u)
+# The tests in such files: the others of those packages do not need a kernel, and have run.
+KERNEL_TESTS = $(shell grep -rl --include=*_test.go '^//go:build kernel' . | xargs -r sed -n 's/^func \(\(Test\|Example\)[A-Za-z0-9_]*\).*/\1/p' | sort -u | paste -sd'|')
 
 .PHONY: all build demo test unit kernel-test lab-test bench faults soak lint vuln generate install man kernel clean
 
@@ -63,14 +65,14 @@ test: unit kernel-test lab-test
 
 # The simulator of the election takes its ten million steps, and clusters their minutes to heal, without the race detector.
 unit:
-	$(call need,gcc=gcc gcc=libc6-dev)
+	$(call need,gcc=gcc gcc=libc6-dev bash=bash zsh=zsh fish=fish)
 	$(GO) test -race ./...
 	$(GO) test ./cluster/election
 	$(GO) test -run TestHeal ./cluster
 
 kernel-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
-	CGO_ENABLED=0 $(GO) test -count=1 -p 1 -timeout 12m $(KERNEL) $(KERNEL_PKGS)
+	@CGO_ENABLED=0 $(GO) test -count=1 -p 2 -timeout 12m -run '^($(KERNEL_TESTS))$$' $(KERNEL) $(KERNEL_PKGS)
 
 lab-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
@@ -102,6 +104,7 @@ soak: kernel
 	$(GO) test -run '^$$' -fuzz '^FuzzApply$$' -fuzztime 10m -fuzzminimizetime 5x ./controller/spec/edit
 	$(GO) test -run '^$$' -fuzz '^FuzzArrange$$' -fuzztime 2m ./cmd/drover
 	CGO_ENABLED=0 $(GO) test -count=1 -run 'GeneratedLines|SameAsIpvsadm' -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000 -all
+	CGO_ENABLED=0 $(GO) test -count=1 -run 'KilledAtRandomMoments|BadFileAtStart' -timeout 15m $(KERNEL) ./cmd/drover-director -args -kills 40 -one-in 1
 	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -parallel 1 -timeout 20m -tags lab ./examples || exit 1; done
 
 lint:

@@ -17,8 +17,8 @@ const maxPasses = 5
 // The kernel lists in chunks of up to 32 KiB, some 70 entries, and continues by counting: a change
 // made by another program between two chunks hides an entry or shows one twice. So what
 // took more than one chunk is read again until two readings in a row have the same keys, at most
-// five times; while somebody changes the table all the time the last reading is returned, without
-// duplicates. Changes of this client never come in between.
+// five times; while somebody changes the table all the time everything is returned that any of the
+// readings has, each as it was last seen. Changes of this client never come in between.
 func (c *Client) Services(ctx context.Context) ([]ServiceEntry, error) {
 	services, err := c.listAll(ctx, maxPasses)
 	slices.SortFunc(services, func(a, b ServiceEntry) int { return a.Key.Compare(b.Key) })
@@ -140,6 +140,7 @@ func (c *Client) list(op *operation, passes int) ([]ServiceEntry, error) {
 		return nil, err
 	}
 	dests := make(map[Key][]DestinationEntry, len(services))
+	all := services // of all readings, if they differ
 	for pass := 0; ; pass++ {
 		for i := range services {
 			k := services[i].Key
@@ -164,6 +165,10 @@ func (c *Client) list(op *operation, passes int) ([]ServiceEntry, error) {
 		if slices.EqualFunc(before, services, func(a, b ServiceEntry) bool { return a.Key == b.Key }) {
 			break
 		}
+		all = unique(slices.Concat(all, services), serviceKey, Key.Compare)
+		if pass+1 == passes {
+			services = all
+		}
 	}
 	for i := range services {
 		services[i].Destinations = dests[services[i].Key]
@@ -180,14 +185,18 @@ func (c *Client) dumpServices(op *operation) ([]ServiceEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return unique(services, func(s *ServiceEntry) Key { return s.Key }, Key.Compare), nil
+	return unique(services, serviceKey, Key.Compare), nil
 }
+
+func serviceKey(s *ServiceEntry) Key { return s.Key }
+
+func destKey(d *DestinationEntry) DestKey { return d.DestKey }
 
 // dumpDests reads the destinations of a service and appends them to list; there are none if the service
 // is missing (the kernel does not tell).
 func (c *Client) dumpDests(op *operation, list []DestinationEntry, k Key, passes int) ([]DestinationEntry, error) {
 	start := len(list)
-	var before []DestinationEntry
+	var before, all []DestinationEntry // the last reading, and those before it
 	for pass := 0; ; pass++ {
 		list = list[:start]
 		datagrams, err := c.exchangeDests(op, k, func(d *DestinationEntry) {
@@ -199,11 +208,17 @@ func (c *Client) dumpDests(op *operation, list []DestinationEntry, k Key, passes
 		if err != nil || datagrams <= 1 {
 			return list, err
 		}
-		now := unique(list[start:], func(d *DestinationEntry) DestKey { return d.DestKey }, DestKey.Compare)
+		now := unique(list[start:], destKey, DestKey.Compare)
 		list = list[:start+len(now)]
-		if pass == passes || pass > 0 && slices.EqualFunc(before, now, func(a, b DestinationEntry) bool { return a.DestKey == b.DestKey }) {
+		switch {
+		case pass > 0 && slices.EqualFunc(before, now, func(a, b DestinationEntry) bool { return a.DestKey == b.DestKey }):
+			return list, nil
+		case pass == passes && pass > 0:
+			return append(list[:start], unique(slices.Concat(all, before, now), destKey, DestKey.Compare)...), nil
+		case pass == passes:
 			return list, nil
 		}
+		all = append(all, before...)
 		before = append(before[:0], now...)
 	}
 }

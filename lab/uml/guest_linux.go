@@ -3,6 +3,7 @@ package uml
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,14 @@ var mounts = []struct{ source, target, fstype, data string }{
 	{"tmpfs", "/run", "tmpfs", "mode=755"},
 }
 
+// links are those below /dev that a program may expect and that the kernel does not make (elsewhere udev does).
+var links = []struct{ target, path string }{
+	{"/proc/self/fd", "/dev/fd"},
+	{"fd/0", "/dev/stdin"},
+	{"fd/1", "/dev/stdout"},
+	{"fd/2", "/dev/stderr"},
+}
+
 // setUp turns the bare kernel into a system and reads the job.
 func setUp(share string, j *job) error {
 	// The share must be reachable at the same path below the new root, and it may lie below /tmp, which
@@ -94,6 +103,11 @@ func setUp(share string, j *job) error {
 		}
 		if err := unix.Mount(m.source, m.target, m.fstype, 0, m.data); err != nil {
 			return fmt.Errorf("failed to mount %s: %w", m.target, err)
+		}
+	}
+	for _, l := range links {
+		if err := os.Symlink(l.target, l.path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
 		}
 	}
 	for _, d := range []string{"/run/lock", "/run/netns"} {
