@@ -76,7 +76,7 @@ kernel-test: kernel
 
 lab-test: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
-	DROVER=$(BUILD)/drover $(GO) test -count=1 -parallel 1 -timeout 20m -tags lab ./examples
+	DROVER=$(BUILD)/drover $(GO) test -count=1 -parallel 2 -timeout 20m -tags lab ./examples
 
 # Numbers of agents with which a cluster is measured.
 AGENTS ?= 10 100 1000
@@ -105,7 +105,7 @@ soak: kernel
 	$(GO) test -run '^$$' -fuzz '^FuzzArrange$$' -fuzztime 2m ./cmd/drover
 	CGO_ENABLED=0 $(GO) test -count=1 -run 'GeneratedLines|SameAsIpvsadm' -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000 -all
 	CGO_ENABLED=0 $(GO) test -count=1 -run 'KilledAtRandomMoments|BadFileAtStart' -timeout 15m $(KERNEL) ./cmd/drover-director -args -kills 40 -one-in 1
-	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -parallel 1 -timeout 20m -tags lab ./examples || exit 1; done
+	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -parallel 2 -timeout 20m -tags lab ./examples || exit 1; done
 
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt: the files above are not formatted" >&2; exit 1; }
