@@ -103,7 +103,7 @@ func reconcile(ctx context.Context, c *ipvs.Client, f *spec.File) (commands int,
 		return 0, err
 	}
 	p := plan.Diff(plan.Want(&f.Spec), plan.StateOf(have), plan.Owner(f.Director.Ownership, nil))
-	return len(p.Ops), errors.Join(c.Apply(ctx, p.Commands())...)
+	return len(p.Ops), errors.Join(p.Apply(ctx, c.Apply)...)
 }
 
 // check fails unless the table of this namespace has the shape.

@@ -822,15 +822,11 @@ func (c *Controller) apply(ctx context.Context, ops []plan.Op) (errs []error, wr
 	if len(ops) == 0 {
 		return nil, 0
 	}
-	commands := make([]ipvs.Command, len(ops))
-	for i := range ops {
-		commands[i] = ops[i].Command()
-	}
 	// What has begun is finished even on the way out: a new service may have no scheduler halfway. The
 	// kernel's answers are waited for within bounds.
 	ctx = context.WithoutCancel(ctx)
 	before := c.kernel.Writes()
-	c.await(ctx, func() { errs = c.kernel.Apply(ctx, commands) })
+	c.await(ctx, func() { errs = plan.Plan{Ops: ops}.Apply(ctx, c.kernel.Apply) })
 	return errs, c.kernel.Writes() - before
 }
 

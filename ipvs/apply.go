@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +13,9 @@ import (
 // batchSize is how many commands go to the kernel in one system call. If all fail, their answers
 // still fit into the default receive buffer (net.core.rmem_default, 212,992 bytes, holds some 256).
 const batchSize = 128
+
+// maxCopy is how long a list of commands is kept for the next one.
+const maxCopy = 4096
 
 // ErrNotSent is why a command of Apply was not tried: an earlier one had a failure that is not the
 // command's own, such as ErrTimeout.
@@ -35,9 +37,18 @@ var ErrUnknown = errors.New("the result is not known")
 //   - ErrNotSent: it was not.
 func (c *Client) Apply(ctx context.Context, commands []Command) []error {
 	r := &results{}
-	commands = slices.Clone(commands) // the goroutine may need them longer than this call
-	err := c.request(ctx, func(op *operation) error { return c.apply(op, commands, r) })
-	return r.take(commands, err)
+	// The goroutine may need them longer than this call.
+	own, _ := c.copies.Get().(*[]Command)
+	if own == nil {
+		own = new([]Command)
+	}
+	*own = append((*own)[:0], commands...)
+	err := c.request(ctx, func(op *operation) error { return c.apply(op, *own, r) })
+	errs := r.take(*own, err)
+	if err == nil && cap(*own) <= maxCopy {
+		c.copies.Put(own)
+	}
+	return errs
 }
 
 // results are what is known of the commands so far. The goroutine that applies them may outlive the

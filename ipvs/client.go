@@ -63,6 +63,7 @@ type Client struct {
 	netns  *os.File   // the namespace, nil if it is not to be had
 
 	writes, settings, reads, sends atomic.Uint64
+	copies                         sync.Pool // *[]Command, of Apply
 
 	// token holds one value while somebody owns the fields below. A channel, not a mutex, because
 	// waiting for it is bounded, and because it passes to the goroutine that hangs in the kernel.

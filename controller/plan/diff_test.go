@@ -118,8 +118,8 @@ func checkDiff(t *testing.T, seed uint64) {
 	kernel := newModel(have)
 	added := map[ipvs.Key]bool{}
 	deleting := false
-	for i, c := range p.Commands() {
-		op := p.Ops[i]
+	for i, op := range p.Ops {
+		c := op.Command()
 		if err := kernel.apply(c); err != nil {
 			t.Fatalf("seed %d: op %d (%s): %v\nhave %v\nplan:\n%s", seed, i, op, err, have, p)
 		}
@@ -180,8 +180,8 @@ func checkDiff(t *testing.T, seed uint64) {
 	}
 	if len(added) > 0 {
 		fresh := newModel(State{})
-		for _, c := range Diff(want, State{}, owns).Commands() {
-			if err := fresh.apply(c); err != nil {
+		for _, op := range Diff(want, State{}, owns).Ops {
+			if err := fresh.apply(op.Command()); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -133,13 +135,39 @@ type Plan struct {
 // Empty reports that there is nothing to do.
 func (p Plan) Empty() bool { return len(p.Ops) == 0 }
 
-// Commands are the kernel's commands, one for each op and in the same order.
-func (p Plan) Commands() []ipvs.Command {
-	cmds := make([]ipvs.Command, len(p.Ops))
-	for i := range p.Ops {
-		cmds[i] = p.Ops[i].Command()
+// atOnce is how many ops Apply hands over in one call: more would only need more memory.
+const atOnce = 1024
+
+// Apply has the ops executed by apply, which is [ipvs.Client.Apply] or does what it says, and returns what that would
+// for all of them: nil, or one entry for each.
+func (p Plan) Apply(ctx context.Context, apply func(context.Context, []ipvs.Command) []error) (errs []error) {
+	commands := make([]ipvs.Command, 0, min(len(p.Ops), atOnce))
+	for first := 0; first < len(p.Ops); first += len(commands) {
+		commands = commands[:0]
+		for i := first; i < len(p.Ops) && len(commands) < atOnce; i++ {
+			commands = append(commands, p.Ops[i].Command())
+		}
+		some := apply(ctx, commands)
+		if some == nil {
+			continue
+		}
+		if errs == nil {
+			errs = make([]error, len(p.Ops))
+		}
+		copy(errs[first:], some)
+		last := some[len(some)-1]
+		if !errors.Is(last, ipvs.ErrNotSent) {
+			continue
+		}
+		var why *ipvs.CommandError
+		for i := first + len(commands); i < len(p.Ops); i++ {
+			if errs[i] = last; errors.As(last, &why) {
+				errs[i] = &ipvs.CommandError{Command: p.Ops[i].Command(), Err: why.Err}
+			}
+		}
+		return errs
 	}
-	return cmds
+	return errs
 }
 
 // Modules lists the schedulers and persistence engines that the plan brings into use, each once and in

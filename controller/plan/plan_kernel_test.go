@@ -61,7 +61,7 @@ func list(t testing.TB, c *ipvs.Client) State {
 
 func apply(t testing.TB, c *ipvs.Client, p Plan) {
 	t.Helper()
-	for i, err := range c.Apply(context.WithoutCancel(t.Context()), p.Commands()) {
+	for i, err := range p.Apply(context.WithoutCancel(t.Context()), c.Apply) {
 		if err != nil {
 			t.Fatalf("op %d (%s): %v\n%s", i, p.Ops[i], err, p)
 		}
@@ -210,7 +210,7 @@ func TestKernelRefusesTooManyServersForMH(t *testing.T) {
 	c := client(t)
 	for _, n := range []int{4093, 4094} {
 		p := Diff(table(1, n, "mh"), State{}, nil)
-		errs := c.Apply(t.Context(), p.Commands())
+		errs := p.Apply(t.Context(), c.Apply)
 		got := list(t, c)
 		if got.Servers() != n || len(got.Services) != 1 {
 			t.Fatalf("%d services with %d servers: %v", len(got.Services), got.Servers(), errors.Join(errs...))

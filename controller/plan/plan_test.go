@@ -1,13 +1,18 @@
 package plan
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
@@ -146,5 +151,63 @@ func TestStateOfLeavesCountersBehind(t *testing.T) {
 		Destinations: []ipvs.DestinationEntry{{Destination: server("10.0.0.12", 80), Counts: ipvs.Counts{Active: 1}}, {Destination: server("10.0.0.11", 80)}}}})
 	if len(got.Services) != 1 || got.Servers() != 2 || got.Services[0].Servers[0] != server("10.0.0.11", 80) {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// A plan that takes several calls has the results of all of them, and after a call that broke off the rest is not tried.
+func TestApply(t *testing.T) {
+	var p Plan
+	for i := range 2*atOnce + 10 {
+		p.Ops = append(p.Ops, Op{Kind: DeleteService, Service: ipvs.Service{Key: ipvs.Key{FWMark: uint32(i + 1)}}})
+	}
+	refused := &ipvs.CommandError{Err: unix.ESRCH}
+	for _, tc := range []struct {
+		name         string
+		broken       int // call that broke off after its first command; -1: none did
+		tried, wrong int // commands
+	}{
+		{"all refused where the second call begins", -1, len(p.Ops), 1},
+		{"broken off", 1, 2 * atOnce, atOnce + 10},
+		{"broken off at the end", 2, len(p.Ops), 10},
+	} {
+		calls, tried := 0, 0
+		errs := p.Apply(t.Context(), func(_ context.Context, commands []ipvs.Command) []error {
+			for i, c := range commands {
+				if c.Op != ipvs.OpDelService || c.Service.FWMark != uint32(tried+i+1) {
+					t.Fatalf("%s: command %d is %v", tc.name, tried+i, c)
+				}
+			}
+			tried += len(commands)
+			calls++
+			switch {
+			case tc.broken < 0 && calls == 2:
+				return append([]error{refused}, make([]error, len(commands)-1)...)
+			case tc.broken == calls-1:
+				out := make([]error, len(commands))
+				for i := range out {
+					out[i] = &ipvs.CommandError{Command: commands[i], Err: fmt.Errorf("%w: %w", ipvs.ErrNotSent, ipvs.ErrTimeout)}
+				}
+				return out
+			}
+			return nil
+		})
+		wrong := 0
+		for i, err := range errs {
+			var c *ipvs.CommandError
+			switch {
+			case err == nil:
+			case !errors.As(err, &c), err != refused && (c.Command.Service.FWMark != uint32(i+1) || !errors.Is(err, ipvs.ErrTimeout)):
+				t.Errorf("%s: error %d is %v", tc.name, i, err)
+			}
+			if err != nil {
+				wrong++
+			}
+		}
+		if tried != tc.tried || wrong != tc.wrong || len(errs) != len(p.Ops) {
+			t.Errorf("%s: %d tried, %d of %d wrong, want %d and %d", tc.name, tried, wrong, len(errs), tc.tried, tc.wrong)
+		}
+	}
+	if errs := p.Apply(t.Context(), func(context.Context, []ipvs.Command) []error { return nil }); errs != nil {
+		t.Errorf("nothing failed, and %d errors", len(errs))
 	}
 }
