@@ -128,6 +128,7 @@ type Controller struct {
 	deferred []roleChange // wait for the end of a pass
 	stopping bool
 	fenced   bool             // the fence has the addresses of this file
+	hushed   bool             // at the start
 	lifted   map[string]bool  // by group: whether the fence was lifted; absent where that is not known
 	fenceErr error            // of the interfaces
 	dropErrs map[string]error // of groups that could not be silenced, or let through

@@ -282,6 +282,12 @@ func (c *Controller) guard(ctx context.Context) {
 		names = slices.Compact(names)
 		c.await(ctx, func() { err = c.opts.Fence.Set(names, addrs) })
 		c.fenced = err == nil
+		if err == nil && !c.hushed { // a predecessor may have been killed while it was active
+			c.hushed = true
+			for _, g := range c.groups {
+				c.hush(g)
+			}
+		}
 	}
 	if fmt.Sprint(err) != fmt.Sprint(c.fenceErr) {
 		if err != nil {

@@ -165,10 +165,15 @@ func (c *Controller) overlap(group string) {
 	}
 	c.lingerUntil = time.Now().Add(syncLinger)
 	c.linger.Reset(syncLinger)
-	if c.opts.Fence != nil {
-		if err := c.opts.Fence.Hush(group, syncLinger); err != nil {
-			c.log.Warn("connections may be reset as the group changes hands", "group", group, "error", err)
-		}
+	c.hush(group)
+}
+
+func (c *Controller) hush(group string) {
+	if c.opts.Fence == nil || c.opts.Sync == nil {
+		return
+	}
+	if err := c.opts.Fence.Hush(group, syncLinger); err != nil {
+		c.log.Warn("connections may be reset as the group changes hands", "group", group, "error", err)
 	}
 }
 
