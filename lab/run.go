@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -463,30 +462,30 @@ func (r *run) asked(steps []Step, ref string) bool {
 	return false
 }
 
-// endAll ends every process, the clients and then the others in the reverse order of their start: first by
-// SIGTERM, so that the end of a lab is also a clean stop, and by SIGKILL what does not end by that, or has left its
-// process group.
+// endBound is how long the processes have to end with the lab. A director takes 3.5 s, as it waits until the kernel has
+// told the other one of the newest connection.
+const endBound = 10 * time.Second
+
+// endAll ends every process, the clients and then all others at once: first by SIGTERM, so that the end of a lab is
+// also a clean stop, and by SIGKILL what does not end by that, or has left its process group.
 func (r *run) endAll() {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Second, errors.New("killed"))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), endBound, errors.New("killed"))
 	defer cancel()
-	order := slices.Clone(r.order)
-	slices.Reverse(order)
 	// Clients go first: what they have under way would wait for those who have gone.
-	serves := func(p *process) int {
-		if r.host(p.Host).Role == Client {
-			return 0
+	for _, clients := range []bool{true, false} {
+		var wg sync.WaitGroup
+		for _, p := range r.order {
+			if running, _ := p.state(); !running || (r.host(p.Host).Role == Client) != clients {
+				continue
+			}
+			wg.Go(func() {
+				_ = p.signal(syscall.SIGCONT)
+				if err := p.finish(ctx, syscall.SIGTERM); err != nil {
+					r.out.note(fmt.Sprintf("%s %v", p.Ref(), err))
+				}
+			})
 		}
-		return 1
-	}
-	slices.SortStableFunc(order, func(a, b *process) int { return serves(a) - serves(b) })
-	for _, p := range order {
-		if running, _ := p.state(); !running {
-			continue
-		}
-		_ = p.signal(syscall.SIGCONT)
-		if err := p.finish(ctx, syscall.SIGTERM); err != nil {
-			r.out.note(fmt.Sprintf("%s %v", p.Ref(), err))
-		}
+		wg.Wait()
 	}
 	for _, m := range r.world.Machines() {
 		if !m.On() {
