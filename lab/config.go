@@ -87,6 +87,8 @@ type Probe struct {
 	Every   time.Duration
 	Timeout time.Duration
 	Count   int
+	// Lifetime of each stream; 0: they are kept.
+	Lifetime time.Duration
 }
 
 // Patient multiplies the bounds in time of the whole, of each step and of each start by n, for a machine that is slow or
@@ -186,18 +188,19 @@ type rawHost struct {
 }
 
 type rawProcess struct {
-	Name    conf.Value        `yaml:"name"`
-	Command conf.List         `yaml:"command"`
-	Probe   conf.Value        `yaml:"probe"`
-	Target  conf.Value        `yaml:"target"`
-	Listen  conf.Value        `yaml:"listen"`
-	Address conf.Value        `yaml:"address"`
-	Every   conf.Value        `yaml:"every"`
-	Timeout conf.Value        `yaml:"timeout"`
-	Count   conf.Value        `yaml:"count"`
-	Env     conf.List         `yaml:"env"`
-	Start   conf.Value        `yaml:"start"`
-	Ready   conf.At[rawReady] `yaml:"ready"`
+	Name     conf.Value        `yaml:"name"`
+	Command  conf.List         `yaml:"command"`
+	Probe    conf.Value        `yaml:"probe"`
+	Target   conf.Value        `yaml:"target"`
+	Listen   conf.Value        `yaml:"listen"`
+	Address  conf.Value        `yaml:"address"`
+	Every    conf.Value        `yaml:"every"`
+	Timeout  conf.Value        `yaml:"timeout"`
+	Count    conf.Value        `yaml:"count"`
+	Lifetime conf.Value        `yaml:"lifetime"`
+	Env      conf.List         `yaml:"env"`
+	Start    conf.Value        `yaml:"start"`
+	Ready    conf.At[rawReady] `yaml:"ready"`
 }
 
 type rawReady struct {
@@ -507,11 +510,11 @@ func readAddrPort(r *conf.Reader, v conf.Value, field string) netip.AddrPort {
 
 // probeFields: what each kind of probe takes besides its name.
 var probeFields = map[string]struct {
-	target, listen, address, every, timeout, count bool
-	defEvery                                       time.Duration
+	target, listen, address, every, timeout, count, lifetime bool
+	defEvery                                                 time.Duration
 }{
 	"connect":  {target: true, every: true, timeout: true, defEvery: 20 * time.Millisecond},
-	"stream":   {target: true, every: true, timeout: true, count: true, defEvery: 100 * time.Millisecond},
+	"stream":   {target: true, every: true, timeout: true, count: true, lifetime: true, defEvery: 100 * time.Millisecond},
 	"udp":      {target: true, every: true, timeout: true, defEvery: 20 * time.Millisecond},
 	"arp":      {address: true, every: true, defEvery: 50 * time.Millisecond},
 	"http":     {listen: true},
@@ -533,6 +536,7 @@ func readProbe(r *conf.Reader, p conf.At[rawProcess]) *Probe {
 	}{
 		{p.V.Target, "target", f.target, true}, {p.V.Listen, "listen", f.listen, true}, {p.V.Address, "address", f.address, true},
 		{p.V.Every, "every", f.every, false}, {p.V.Timeout, "timeout", f.timeout, false}, {p.V.Count, "count", f.count, false},
+		{p.V.Lifetime, "lifetime", f.lifetime, false},
 	} {
 		switch {
 		case x.wanted && x.required:
@@ -542,13 +546,14 @@ func readProbe(r *conf.Reader, p conf.At[rawProcess]) *Probe {
 		}
 	}
 	return &Probe{
-		Kind:    kind,
-		Target:  readAddrPort(r, p.V.Target, "target"),
-		Listen:  readAddrPort(r, p.V.Listen, "listen"),
-		Address: r.Addr(p.V.Address, "address"),
-		Every:   r.Duration(p.V.Every, "every", time.Millisecond, time.Minute, f.defEvery),
-		Timeout: r.Duration(p.V.Timeout, "timeout", 10*time.Millisecond, time.Minute, 2*time.Second),
-		Count:   int(r.Int(p.V.Count, "count", 1, 10000, 1)),
+		Kind:     kind,
+		Target:   readAddrPort(r, p.V.Target, "target"),
+		Listen:   readAddrPort(r, p.V.Listen, "listen"),
+		Address:  r.Addr(p.V.Address, "address"),
+		Every:    r.Duration(p.V.Every, "every", time.Millisecond, time.Minute, f.defEvery),
+		Timeout:  r.Duration(p.V.Timeout, "timeout", 10*time.Millisecond, time.Minute, 2*time.Second),
+		Count:    int(r.Int(p.V.Count, "count", 1, 10000, 1)),
+		Lifetime: r.Duration(p.V.Lifetime, "lifetime", 100*time.Millisecond, time.Hour, 0),
 	}
 }
 

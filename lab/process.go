@@ -85,7 +85,7 @@ func (p *process) argv() ([]string, error) {
 		args = append(args, "--target", p.Probe.Target.String(), "--every", p.Probe.Every.String(), "--timeout", p.Probe.Timeout.String())
 	case "stream":
 		args = append(args, "--target", p.Probe.Target.String(), "--every", p.Probe.Every.String(), "--timeout", p.Probe.Timeout.String(),
-			"--count", strconv.Itoa(p.Probe.Count))
+			"--count", strconv.Itoa(p.Probe.Count), "--lifetime", p.Probe.Lifetime.String())
 	case "arp":
 		args = append(args, "--address", p.Probe.Address.String(), "--every", p.Probe.Every.String())
 	case "http", "echo", "udp-echo":

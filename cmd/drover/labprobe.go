@@ -60,8 +60,9 @@ func labProbeCommand() *cli.Command {
 				}),
 			client("stream", "keep TCP connections to an echo server and send a sequence number over each again and again",
 				func(c *cli.Context, w *probe.Writer, ap netip.AddrPort) {
-					probe.Stream(c.Context, w, ap, c.Int("count"), c.Duration("every"), c.Duration("timeout"))
-				}, &cli.IntFlag{Name: "count", Value: 1, Usage: "`NUMBER` of connections"}),
+					probe.Stream(c.Context, w, probe.StreamOptions{Target: ap, Count: c.Int("count"), Every: c.Duration("every"), Timeout: c.Duration("timeout"), Lifetime: c.Duration("lifetime")})
+				}, &cli.IntFlag{Name: "count", Value: 1, Usage: "`NUMBER` of connections"},
+				&cli.DurationFlag{Name: "lifetime", Usage: "close each after so long and open it anew; 0: keep it"}),
 			{
 				Name: "arp", Usage: "ask on the link who has an address, again and again",
 				Flags: []cli.Flag{&cli.StringFlag{Name: "address", Required: true, Usage: "the `ADDRESS` to ask for"}, every},

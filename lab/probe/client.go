@@ -144,30 +144,34 @@ type stream struct {
 	broken bool
 }
 
-// Stream keeps count TCP connections to an echo server and sends a sequence number over each of them
-// every d. A stream is broken when it ends, echoes anything else, or is silent for timeout.
-func Stream(ctx context.Context, w *Writer, target netip.AddrPort, count int, d, timeout time.Duration) {
-	streams := make([]*stream, count)
-	conns := make([]net.Conn, count)
+// StreamOptions say what [Stream] keeps open.
+type StreamOptions struct {
+	Target   netip.AddrPort
+	Count    int
+	Every    time.Duration // between two sequence numbers over each
+	Timeout  time.Duration // of opening, and of an echo
+	Lifetime time.Duration // a stream is closed after so long and opened anew; 0: they are kept for ever
+}
+
+// Stream keeps TCP connections to an echo server and sends a sequence number over each of them again and again. A
+// stream is broken when it cannot be opened, ends before its time, echoes anything else, or is silent for the timeout.
+// Those with a lifetime begin in the midst of it, one after the other, so that they do not end together.
+func Stream(ctx context.Context, w *Writer, o StreamOptions) {
+	streams := make([]*stream, o.Count)
+	conns := make([]net.Conn, o.Count)
 	var wg, open sync.WaitGroup
 	for i := range streams {
-		streams[i] = &stream{}
-		open.Go(func() {
-			dialer := net.Dialer{Timeout: timeout}
-			c, err := dialer.DialContext(ctx, "tcp", target.String())
-			if err != nil {
-				streams[i].broken = true
-				w.Write(Event{Kind: Broken, At: Now(), Stream: i, Error: "not opened: " + kindOf(err)})
-				return
-			}
-			conns[i], streams[i].last = c, Now()
-		})
+		streams[i] = &stream{last: Now()}
+		open.Go(func() { conns[i] = streams[i].open(ctx, w, i, &o) })
 	}
 	open.Wait()
 	for i, s := range streams {
-		if conns[i] != nil {
-			wg.Go(func() { s.run(ctx, w, i, conns[i], d, timeout) })
-		}
+		wg.Go(func() {
+			left := o.Lifetime * time.Duration(i+1) / time.Duration(o.Count)
+			for c := conns[i]; c != nil && s.run(ctx, w, i, c, &o, left); left = o.Lifetime {
+				c = s.open(ctx, w, i, &o)
+			}
+		})
 	}
 	w.Write(Event{Kind: Ready, At: Now()})
 	tick := func(int) {
@@ -182,24 +186,48 @@ func Stream(ctx context.Context, w *Writer, target netip.AddrPort, count int, d,
 		}
 		w.Write(e)
 	}
-	every(ctx, max(d, 100*time.Millisecond), tick)
+	every(ctx, max(o.Every, 100*time.Millisecond), tick)
 	wg.Wait()
 	tick(0)
 }
 
-func (s *stream) run(ctx context.Context, w *Writer, i int, c net.Conn, d, timeout time.Duration) {
+// open returns nil if the stream cannot be opened, and is broken.
+func (s *stream) open(ctx context.Context, w *Writer, i int, o *StreamOptions) net.Conn {
+	dialer := net.Dialer{Timeout: o.Timeout}
+	c, err := dialer.DialContext(ctx, "tcp", o.Target.String())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		if ctx.Err() == nil {
+			s.broken = true
+			w.Write(Event{Kind: Broken, At: Now(), Stream: i, Error: "not opened: " + kindOf(err)})
+		}
+		return nil
+	}
+	s.last = Now()
+	return c
+}
+
+// run uses a connection until ctx or its lifetime ends, and reports whether it was the latter.
+func (s *stream) run(ctx context.Context, w *Writer, i int, c net.Conn, o *StreamOptions, lifetime time.Duration) bool {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
+	life := ctx
+	if lifetime > 0 {
+		var cancel context.CancelFunc
+		life, cancel = context.WithTimeout(ctx, lifetime)
+		defer cancel()
+	}
 	var msg, echo [8]byte
 	var failed error
-	every(ctx, d, func(n int) {
+	every(life, o.Every, func(n int) {
 		if failed != nil {
 			return
 		}
 		binary.BigEndian.PutUint64(msg[:], uint64(n)<<16|uint64(i))
 		failed = func() error {
-			if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
+			if err := c.SetDeadline(time.Now().Add(o.Timeout)); err != nil {
 				return err
 			}
 			if _, err := c.Write(msg[:]); err != nil {
@@ -222,11 +250,12 @@ func (s *stream) run(ctx context.Context, w *Writer, i int, c net.Conn, d, timeo
 			s.broken = true
 			w.Write(Event{Kind: Broken, At: now, Stream: i, Error: kindOf(failed)})
 		} else {
-			if now-s.last > 2*d {
+			if now-s.last > 2*o.Every {
 				w.Write(Event{Kind: Stall, Start: s.last, At: now, Stream: i})
 			}
 			s.last = now
 		}
 		s.mu.Unlock()
 	})
+	return failed == nil && ctx.Err() == nil
 }

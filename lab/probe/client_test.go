@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -115,10 +116,46 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
+// Streams with a lifetime are opened again and again, and are not broken by that; one that cannot be opened again is.
+func TestStreamsWithALifetime(t *testing.T) {
+	ap := freePort(t, "tcp")
+	var opened atomic.Int64
+	ended := make(chan struct{})
+	s := measure(t, func(ctx context.Context, w *Writer) error {
+		l, err := net.Listen("tcp", ap.String())
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		w.Write(Event{Kind: Ready, At: Now()})
+		for opened.Load() < 30 {
+			c, err := l.Accept()
+			if err != nil {
+				return err
+			}
+			opened.Add(1)
+			go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
+		}
+		l.Close()
+		close(ended)
+		<-ctx.Done()
+		return nil
+	}, func(ctx context.Context, w *Writer) {
+		Stream(ctx, w, StreamOptions{ap, 3, 5 * time.Millisecond, time.Second, 30 * time.Millisecond})
+	}, Broken, 3)
+	<-ended
+	got := s.Streams(Window{0, Now()})
+	if got.Broken != 3 || got.Alive != 0 || got.Errors["not opened: refused"] != 3 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestStreamsSeeABreak(t *testing.T) {
 	ap := freePort(t, "tcp")
 	s := measure(t, func(ctx context.Context, w *Writer) error { return Echo(ctx, w, ap) },
-		func(ctx context.Context, w *Writer) { Stream(ctx, w, ap, 3, 5*time.Millisecond, time.Second) }, Tick, 10)
+		func(ctx context.Context, w *Writer) {
+			Stream(ctx, w, StreamOptions{ap, 3, 5 * time.Millisecond, time.Second, 0})
+		}, Tick, 10)
 	if got := s.Streams(Window{0, Now()}); got.Alive != 3 || got.Broken != 0 {
 		t.Errorf("got %+v", got)
 	}
@@ -141,7 +178,7 @@ func TestStreamsSeeABreak(t *testing.T) {
 		}
 	}()
 	s = measure(t, nil, func(ctx context.Context, w *Writer) {
-		Stream(ctx, w, l.Addr().(*net.TCPAddr).AddrPort(), 3, 5*time.Millisecond, time.Second)
+		Stream(ctx, w, StreamOptions{l.Addr().(*net.TCPAddr).AddrPort(), 3, 5 * time.Millisecond, time.Second, 0})
 	}, Broken, 3)
 	if got := s.Streams(Window{0, Now()}); got.Broken != 3 || got.Alive != 0 {
 		t.Errorf("got %+v", got)
