@@ -105,6 +105,7 @@ soak: kernel
 	$(GO) test -run '^$$' -fuzz '^FuzzArrange$$' -fuzztime 2m ./cmd/drover
 	CGO_ENABLED=0 $(GO) test -count=1 -run 'GeneratedLines|SameAsIpvsadm' -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000 -all
 	CGO_ENABLED=0 $(GO) test -count=1 -run 'KilledAtRandomMoments|BadFileAtStart' -timeout 15m $(KERNEL) ./cmd/drover-director -args -kills 40 -one-in 1
+	$(LAB) run --kernel uml --out $(BUILD)/soak $(wildcard examples/testdata/soak/*)
 	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -parallel 2 -timeout 20m -tags lab ./examples || exit 1; done
 
 lint:

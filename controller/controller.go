@@ -421,7 +421,7 @@ func (c *Controller) inherit() {
 	}
 	c.owned, c.vips.owned = st.Services, st.VIPs
 	for k, r := range st.Drains {
-		c.drains.records[k] = drain.Record(r)
+		c.drains.records[k] = drain.Record{Asked: r.Asked, Since: r.Since, Done: r.Done}
 	}
 }
 
@@ -434,7 +434,7 @@ func (c *Controller) save() {
 func (c *Controller) ownedNow() owned.State {
 	st := owned.State{Services: c.owned, VIPs: c.vips.owned, CheckMark: c.file.Director.CheckMark, Drains: make(map[owned.Server]owned.Drain, len(c.drains.records))}
 	for k, r := range c.drains.records {
-		st.Drains[k] = owned.Drain(r)
+		st.Drains[k] = owned.Drain{Asked: r.Asked, Since: r.Since, Done: r.Done}
 	}
 	return st
 }

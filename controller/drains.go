@@ -115,7 +115,7 @@ func (c *Controller) stepDrains(now time.Time) {
 			}
 			x.counts.Known = listed && x.weight == 0 && c.counts(s, groups)
 			rec, v := drain.Step(before, drain.Input{Wish: wish, Counts: x.counts, Now: now,
-				Templates: s.Flags&ipvs.Persistent != 0 && !c.file.Director.Sysctls})
+				Templates: s.Flags&ipvs.Persistent != 0 && !c.file.Director.Sysctls, Whole: s.Protocol != ipvs.TCP})
 			c.tellDrain(s, r, before, d.verdicts[k], v, now)
 			if v.State == drain.Serving {
 				continue
@@ -126,12 +126,17 @@ func (c *Controller) stepDrains(now time.Time) {
 				if !v.Until.IsZero() {
 					wake(v.Until)
 				}
+				if !v.Settles.IsZero() {
+					wake(v.Settles)
+				}
 			}
 		}
 	}
 	same := len(records) == len(d.records)
 	for k, r := range records {
-		same = same && d.records[k] == r
+		before := d.records[k]
+		before.Quiet, r.Quiet = time.Time{}, time.Time{} // counted anew by the next start
+		same = same && before == r
 	}
 	d.unsaved = d.unsaved || !same
 	d.records, d.verdicts = records, verdicts

@@ -97,7 +97,7 @@ func TestDrainEndsWithTheLastConnection(t *testing.T) {
 		w.reload(drained(", drain: {deadline: 30s, then: remove}"))
 		w.expect("drained", halfIn, "draining", "3 connections, 29 s left")
 		w.counts(0, 1)
-		w.expect("inactive ones count", halfIn, "draining", "1 connection, 29 s left")
+		w.expect("inactive ones count", halfIn, "draining", "1 connection, none of them active, over in 5 s")
 		w.counts(0, 0)
 		w.expect("none is left", oneOut, "drained", "no connection left")
 		w.tells("web/10.0.0.11: draining: 3 connections, 30 s left", "web/10.0.0.11: drained after 2s: it is taken out")
@@ -109,6 +109,20 @@ func TestDrainEndsWithTheLastConnection(t *testing.T) {
 		w.reload(drained(""))
 		w.expect("undrained", addAll, "", "")
 		w.tells("web/10.0.0.11: not drained any more, after 1h0m2s")
+	})
+}
+
+// Connections that clients have closed are in the kernel for two minutes more; they are not waited for.
+func TestDrainSettles(t *testing.T) {
+	drainTest(t, func(w *drainWorld) {
+		w.counts(1, 40)
+		w.start(drained(", drain: {settle: 3s, then: remove}"))
+		w.expect("drained", halfIn, "draining", "41 connections, no deadline")
+		w.tells("web/10.0.0.11: draining: 0 connections, no deadline")
+		w.counts(0, 41)
+		time.Sleep(4 * time.Second)
+		w.expect("settled", oneOut, "drained", "no active connection left, and 41 that clients have closed")
+		w.tells("web/10.0.0.11: drained after 4s: it is taken out")
 	})
 }
 

@@ -131,13 +131,13 @@ func (d *desk) services(ctx context.Context) (*api.Services, error) {
 	if m == nil {
 		v.base = &d.alone.Load().Spec
 		v.full = v.base
-		v.tables = map[string]counted{"": countedOf(table)}
+		v.tables = map[string]counted{"": countedOf(table, v.drains)}
 		out.Services = v.services()
 		return out, nil
 	}
 	v.node, out.Node = m.opts.Name, m.opts.Name
 	v.tables, out.Missing = m.tables(ctx)
-	v.tables[v.node] = countedOf(table)
+	v.tables[v.node] = countedOf(table, v.drains)
 	for name := range v.tables {
 		out.Counted = append(out.Counted, name)
 	}
@@ -314,7 +314,11 @@ func (d *desk) serveTable(ctx context.Context, from string, request []byte) ([]b
 		if err != nil {
 			return nil, err
 		}
-		return json.Marshal(countedOf(table))
+		st, err := d.controller.Status(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(countedOf(table, drainsOf(st)))
 	case "zero":
 		return []byte("{}"), d.zeroHere(ctx, r.Service)
 	case "timeouts":

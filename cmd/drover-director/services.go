@@ -60,15 +60,18 @@ type countedServer struct {
 	Weight  uint32
 	Counts  api.Counts
 	Traffic api.Traffic
+	// Drain is what the director of this table says of the drain, and how far it is; "" if it knows of none.
+	Drain, Progress string `json:",omitempty"`
 }
 
-func countedOf(table []ipvs.ServiceEntry) counted {
+func countedOf(table []ipvs.ServiceEntry, drains map[[2]string]controller.DrainStatus) counted {
 	out := make(counted, len(table))
 	for i := range table {
 		s := &countedService{Traffic: trafficOf(&table[i].Stats), Servers: make(map[string]*countedServer, len(table[i].Destinations))}
 		for j := range table[i].Destinations {
 			d := &table[i].Destinations[j]
-			s.Servers[d.DestKey.String()] = &countedServer{Weight: d.Weight, Traffic: trafficOf(&d.Stats),
+			x := drains[[2]string{table[i].Key.String(), d.DestKey.String()}]
+			s.Servers[d.DestKey.String()] = &countedServer{Drain: x.State, Progress: x.Text, Weight: d.Weight, Traffic: trafficOf(&d.Stats),
 				Counts: api.Counts{Active: uint64(d.Counts.Active), Inactive: uint64(d.Counts.Inactive), Persistent: uint64(d.Counts.Persistent)}}
 		}
 		out[table[i].Key.String()] = s
@@ -148,6 +151,7 @@ func refused(e *controller.ErrorStatus) api.Reason {
 func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, from string) api.Server {
 	d := api.Server{Name: r.Name, Server: r.DestKey.String(), Forward: r.Forward.String(), Weight: r.Weight}
 	here := false
+	var progress countedServer // of the drain, as the active director says
 	for name, t := range v.tables {
 		c := t[s.Service]
 		if c == nil || c.Servers[d.Server] == nil {
@@ -156,6 +160,7 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 		d.Traffic.Add(c.Servers[d.Server].Traffic)
 		if name == from {
 			d.Counts, d.Weight, here = c.Servers[d.Server].Counts, c.Servers[d.Server].Weight, true
+			progress = *c.Servers[d.Server]
 		}
 	}
 	if _, asked := v.tables[from]; !asked { // its table is not known: what is wanted is taken for what is
@@ -166,7 +171,7 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 		d.State = api.Out
 	case d.Weight > 0:
 		d.State = api.In
-	case d.Counts.Active+d.Counts.Inactive > 0:
+	case progress.Drain != drain.Drained.String() && d.Counts.Active+d.Counts.Inactive > 0:
 		d.State = api.Draining
 	default:
 		d.State = api.Drained
@@ -181,7 +186,7 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 		d.Node = a.name
 	}
 	member := a != nil && a.agent.Pool != "" && a.agent.Pool == svc.Pool && a.name == r.Name
-	d.Drain = v.drain(svc, r, &d)
+	d.Drain = v.drain(svc, r, &d, &progress)
 	how := ""
 	if d.Drain != nil && (r.Drain.On || d.State == api.Draining) {
 		switch d.State {
@@ -235,7 +240,7 @@ func joined(text, more string) string {
 }
 
 // drain says how far the drain of a real server is, with the connections that the active director counts.
-func (v *view) drain(svc *spec.Service, r *spec.RealServer, d *api.Server) *api.Drain {
+func (v *view) drain(svc *spec.Service, r *spec.RealServer, d *api.Server, progress *countedServer) *api.Drain {
 	x, ok := v.drains[[2]string{svc.Key.String(), r.DestKey.String()}]
 	if !ok {
 		return nil
@@ -248,6 +253,10 @@ func (v *view) drain(svc *spec.Service, r *spec.RealServer, d *api.Server) *api.
 		if x.Then == spec.DrainRemove && x.State == drain.Draining.String() { // the active director knows better
 			out.State, out.Text = drain.Drained.String(), "taken out"
 		}
+		return out
+	}
+	if progress.Drain != "" {
+		out.State, out.Text = progress.Drain, progress.Progress
 		return out
 	}
 	state := drain.Draining

@@ -154,8 +154,8 @@ func serverCommand() *cli.Command {
 				Name: "drain", Usage: "send a real server no new connections; those that it has go on",
 				UsageText: "drover server drain [options] " + args,
 				Description: "It has weight 0 in the kernel until it is undrained, and keeps its own weight in the specification for\n" +
-					"then. A member of a pool is listed for that. The drain is over with the last connection, active or\n" +
-					"inactive, or at the deadline; drover explain, status and events tell how far it is. It goes on where it\n" +
+					"then. A member of a pool is listed for that. The drain is over some seconds after its last active\n" +
+					"connection, or at the deadline; drover explain, status and events tell how far it is. It goes on where it\n" +
 					"is after a restart and on another director.\n\n" +
 					help + every + editHelp,
 				Flags:  flags(keyFlags, serverFlags[:1], drainFlags, editFlags),

@@ -2,8 +2,14 @@
 //
 // A drain begins when it is asked for: by the specification, by an agent that is being stopped, or by weight 0. From
 // then on the server has weight 0 in the kernel and gets no new clients. It is over when the kernel of the director
-// that has the VIP counts no connection of it any more, or at its deadline; then the server is kept with weight 0,
-// or taken out.
+// that has the VIP has counted no active connection of it for a while, or at its deadline; then the server is kept
+// with weight 0, or taken out.
+//
+// For IPVS a TCP connection is active while it is established. Before, while it is being opened, it is inactive, and
+// so it is for 2 minutes after its client has closed it (tcp_timeouts in net/netfilter/ipvs/ip_vs_proto_tcp.c): under
+// direct routing IPVS does not see the other direction. Waiting for those would make a minute's work of a drain that
+// is over in a second; not waiting at all would cut a connection that begins. Hence the while,
+// [spec.DrainPolicy.Settle]. Of other protocols IPVS has no such states, and all connections are waited for.
 //
 // [Step] is a function of what is wanted, what is counted and the time. What it needs to know of the past is a
 // [Record], of which three places together make sure that a drain goes on where it was:

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -55,6 +56,7 @@ type Record struct {
 	Asked time.Time // Since of the wish: with another one it is another drain
 	Since time.Time // when it began
 	Done  bool      // no connection was left
+	Quiet time.Time // since when none is active; zero: some are, or it is not known
 }
 
 // Input is what a step depends on beside the record.
@@ -63,7 +65,9 @@ type Input struct {
 	Counts Counts
 	// Templates: persistence templates bring clients to a server of weight 0, and have to end, too.
 	Templates bool
-	Now       time.Time
+	// Whole: also an inactive connection may be in use, as it is not one of TCP.
+	Whole bool
+	Now   time.Time
 }
 
 // Verdict is how a drain is.
@@ -74,6 +78,8 @@ type Verdict struct {
 	Remove bool      // it is not to be in the table any more
 	Counts Counts    // as last known
 	Live   uint64    // of Counts, those that it waits for
+	// Settles is when it is over although some are left, as none of them is active; zero if some are.
+	Settles time.Time
 }
 
 // Step takes in what is wanted and what is counted at a time.
@@ -89,11 +95,27 @@ func Step(r Record, in Input) (Record, Verdict) {
 		}
 	}
 	v := Verdict{State: Draining, Since: r.Since, Counts: in.Counts, Live: in.Counts.Active + in.Counts.Inactive}
+	active := in.Counts.Active
 	if in.Templates {
 		v.Live += in.Counts.Persistent
+		active += in.Counts.Persistent
 	}
-	if in.Counts.Known {
-		r.Done = v.Live == 0
+	if in.Whole {
+		active += in.Counts.Inactive
+	}
+	switch {
+	case !in.Counts.Known:
+		r.Quiet = time.Time{}
+	case active > 0:
+		r.Done, r.Quiet = false, time.Time{}
+	case v.Live == 0:
+		r.Done = true
+	default:
+		if r.Quiet.IsZero() {
+			r.Quiet = in.Now
+		}
+		v.Settles = r.Quiet.Add(cmp.Or(w.Settle, spec.DefaultSettle))
+		r.Done = r.Done || !in.Now.Before(v.Settles)
 	}
 	if w.Deadline > 0 {
 		v.Until = r.Since.Add(w.Deadline)
@@ -110,24 +132,32 @@ func Step(r Record, in Input) (Record, Verdict) {
 
 // Progress says how far it is at a time, such as "12 connections, 25 s left".
 func (v *Verdict) Progress(now time.Time) string {
+	if v.State == Draining && !v.Settles.IsZero() {
+		return fmt.Sprintf("%s, none of them active, over in %s", connections(v.Live), seconds(v.Settles.Sub(now)))
+	}
 	return Progress(v.State, v.Live, v.Until, now)
+}
+
+func connections(n uint64) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
 }
 
 // Progress says how far a drain is with so many connections and that deadline, zero for none.
 func Progress(s State, live uint64, until, now time.Time) string {
-	connections := fmt.Sprintf("%d connections", live)
-	if live == 1 {
-		connections = "1 connection"
-	}
 	switch {
+	case s == Drained && live > 0:
+		return fmt.Sprintf("no active connection left, and %d that clients have closed", live)
 	case s == Drained:
 		return "no connection left"
 	case s == Expired:
-		return fmt.Sprintf("%s left at the deadline %s ago", connections, seconds(now.Sub(until)))
+		return fmt.Sprintf("%s left at the deadline %s ago", connections(live), seconds(now.Sub(until)))
 	case until.IsZero():
-		return connections + ", no deadline"
+		return connections(live) + ", no deadline"
 	}
-	return fmt.Sprintf("%s, %s left", connections, seconds(until.Sub(now)))
+	return fmt.Sprintf("%s, %s left", connections(live), seconds(until.Sub(now)))
 }
 
 // seconds prints whole seconds, such as "25 s".

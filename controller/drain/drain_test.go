@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -19,6 +20,11 @@ func wish(deadline int, remove bool) spec.Drain {
 
 func since(w spec.Drain, seconds int) spec.Drain {
 	w.Since = at(seconds)
+	return w
+}
+
+func settle(w spec.Drain, seconds int) spec.Drain {
+	w.Settle = time.Duration(seconds) * time.Second
 	return w
 }
 
@@ -43,9 +49,35 @@ func TestSteps(t *testing.T) {
 		{"waits for active and inactive ones, is kept", []step{
 			{0, Input{Wish: wish(0, false), Counts: Counts{Active: 9}}, Draining, 0, false, "9 connections, no deadline"},
 			{1, Input{Wish: wish(0, false), Counts: known(1, 0)}, Draining, 0, false, "1 connection, no deadline"},
-			{2, Input{Wish: wish(0, false), Counts: known(0, 1)}, Draining, 0, false, "1 connection, no deadline"},
+			{2, Input{Wish: wish(0, false), Counts: known(0, 1)}, Draining, 0, false, "1 connection, none of them active, over in 5 s"},
 			{3, Input{Wish: wish(0, false), Counts: known(0, 0)}, Drained, 0, false, "no connection left"},
 			{4, Input{Wish: wish(0, false), Counts: known(2, 0)}, Draining, 0, false, "2 connections, no deadline"},
+		}},
+		{"inactive ones are waited for a while after the last active one", []step{
+			{0, Input{Wish: wish(0, false), Counts: known(1, 7)}, Draining, 0, false, "8 connections, no deadline"},
+			{1, Input{Wish: wish(0, false), Counts: known(0, 8)}, Draining, 0, false, "8 connections, none of them active, over in 5 s"},
+			{3, Input{Wish: wish(0, false), Counts: known(0, 8)}, Draining, 0, false, "8 connections, none of them active, over in 3 s"},
+			{4, Input{Wish: wish(0, false), Counts: known(1, 7)}, Draining, 0, false, "8 connections, no deadline"}, // one goes on
+			{5, Input{Wish: wish(0, false), Counts: known(0, 8)}, Draining, 0, false, "8 connections, none of them active, over in 5 s"},
+			{6, Input{Wish: wish(0, false), Counts: Counts{Inactive: 8}}, Draining, 0, false, "8 connections, no deadline"}, // standby for a moment
+			{7, Input{Wish: wish(0, false), Counts: known(0, 8)}, Draining, 0, false, "8 connections, none of them active, over in 5 s"},
+			{12, Input{Wish: wish(0, false), Counts: known(0, 8)}, Drained, 0, false, "no active connection left, and 8 that clients have closed"},
+			{13, Input{Wish: wish(0, false), Counts: known(0, 3)}, Drained, 0, false, "no active connection left, and 3 that clients have closed"},
+			{14, Input{Wish: wish(0, false), Counts: known(1, 3)}, Draining, 0, false, "4 connections, no deadline"},
+		}},
+		{"for as long as is said", []step{
+			{0, Input{Wish: settle(wish(0, true), 60), Counts: known(0, 2)}, Draining, 0, false, "2 connections, none of them active, over in 60 s"},
+			{59, Input{Wish: settle(wish(0, true), 60), Counts: known(0, 1)}, Draining, 0, false, "1 connection, none of them active, over in 1 s"},
+			{60, Input{Wish: settle(wish(0, true), 60), Counts: known(0, 1)}, Drained, 0, true, "no active connection left, and 1 that clients have closed"},
+		}},
+		{"the deadline comes first", []step{
+			{0, Input{Wish: settle(wish(10, false), 60), Counts: known(0, 2)}, Draining, 0, false, "2 connections, none of them active, over in 60 s"},
+			{10, Input{Wish: settle(wish(10, false), 60), Counts: known(0, 2)}, Expired, 0, false, "2 connections left at the deadline 0 s ago"},
+		}},
+		{"not TCP: an inactive one may be in use", []step{
+			{0, Input{Wish: wish(0, false), Counts: known(0, 2), Whole: true}, Draining, 0, false, "2 connections, no deadline"},
+			{99, Input{Wish: wish(0, false), Counts: known(0, 2), Whole: true}, Draining, 0, false, "2 connections, no deadline"},
+			{100, Input{Wish: wish(0, false), Counts: known(0, 0), Whole: true}, Drained, 0, false, "no connection left"},
 		}},
 		{"is taken out, and stays out when nothing is counted any more", []step{
 			{0, Input{Wish: wish(30, true), Counts: known(12, 0)}, Draining, 0, false, "12 connections, 30 s left"},
@@ -127,7 +159,7 @@ func TestWish(t *testing.T) {
 }
 
 // Whatever happens in whatever order: a server that nobody drains is never taken out; one is taken out only if that
-// was asked for, and either nothing was left at some time since the drain began, or its deadline is over; two
+// was asked for, and either nothing was left, or nothing active for long enough, or its deadline is over; two
 // directors that were told at different times agree once it was written since when; and a restart, which keeps the
 // record, changes nothing.
 func TestProperties(t *testing.T) {
@@ -135,7 +167,8 @@ func TestProperties(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var rec Record
 		var w spec.Drain
-		empty := false // nothing was left at the last time that was known
+		empty := false // nothing was left at the last time that was known, or nothing active for long enough
+		var quiet time.Time
 		now := start
 		for range 40 {
 			now = now.Add(time.Duration(r.IntN(5000)) * time.Millisecond)
@@ -145,6 +178,7 @@ func TestProperties(t *testing.T) {
 			case 1, 2:
 				began := w
 				w = wish(r.IntN(3)*10, r.IntN(2) == 0)
+				w.Settle = time.Duration(r.IntN(3)) * 4 * time.Second
 				w.Since = began.Since
 				if !began.On && r.IntN(2) == 0 {
 					w.Since = now.Truncate(time.Second)
@@ -157,14 +191,24 @@ func TestProperties(t *testing.T) {
 			fresh := rec.Since.IsZero() || !rec.Asked.Equal(w.Since)
 			next, v := Step(rec, in)
 			if fresh {
-				empty = false
+				empty, quiet = false, time.Time{}
 			}
-			live := in.Counts.Active + in.Counts.Inactive
+			active := in.Counts.Active
 			if in.Templates {
-				live += in.Counts.Persistent
+				active += in.Counts.Persistent
 			}
-			if in.Counts.Known {
-				empty = live == 0
+			switch {
+			case !in.Counts.Known:
+				quiet = time.Time{}
+			case active > 0:
+				empty, quiet = false, time.Time{}
+			case in.Counts.Inactive == 0:
+				empty = true
+			default:
+				if quiet.IsZero() {
+					quiet = now
+				}
+				empty = empty || now.Sub(quiet) >= cmp.Or(w.Settle, spec.DefaultSettle)
 			}
 			over := w.Deadline > 0 && !now.Before(next.Since.Add(w.Deadline))
 			if want := w.On && w.Remove && (empty || over); v.Remove != want {

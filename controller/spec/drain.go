@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -17,10 +18,20 @@ const (
 // MaxDrain bounds the deadline of a drain.
 const MaxDrain = 7 * 24 * time.Hour
 
+// DefaultSettle is how long the inactive connections of a drained real server are waited for after its last active one.
+// A client that has sent its first packet and not got the answer sends it again after 1 and after 3 s (RFC 6298).
+const DefaultSettle = 5 * time.Second
+
+// MaxSettle bounds it.
+const MaxSettle = time.Hour
+
 // DrainPolicy says how a drain ends.
 type DrainPolicy struct {
 	Deadline time.Duration // 0 .. MaxDrain; 0 (default): it waits for the last connection
 	Remove   bool          // then: remove; default keep
+	// Settle is how long inactive connections are waited for after the last active one, 1 s .. MaxSettle; 0 is
+	// DefaultSettle.
+	Settle time.Duration
 }
 
 // Then is [DrainRemove] or [DrainKeep].
@@ -47,14 +58,20 @@ type rawDrain struct {
 	Since    conf.Value `yaml:"since"`
 	Deadline conf.Value `yaml:"deadline"`
 	Then     conf.Value `yaml:"then"`
+	Settle   conf.Value `yaml:"settle"`
 }
 
 // readPolicy reads what is set of a policy; the rest is that of def.
 func readPolicy(r *conf.Reader, raw *rawDrain, def DrainPolicy) DrainPolicy {
-	return DrainPolicy{
+	p := DrainPolicy{
 		Deadline: r.Duration(raw.Deadline, "deadline", 0, MaxDrain, def.Deadline),
 		Remove:   conf.OneOf(r, raw.Then, "then", def.Then(), DrainKeep, DrainRemove) == DrainRemove,
+		Settle:   r.Duration(raw.Settle, "settle", time.Second, MaxSettle, def.Settle),
 	}
+	if p.Settle == DefaultSettle {
+		p.Settle = 0
+	}
+	return p
 }
 
 // drain reads how drains of the service end.
@@ -98,6 +115,9 @@ func (p DrainPolicy) fields(def DrainPolicy) (out []string) {
 	}
 	if p.Remove != def.Remove {
 		out = append(out, "then: "+p.Then())
+	}
+	if p.Settle != def.Settle {
+		out = append(out, "settle: "+duration(cmp.Or(p.Settle, DefaultSettle)))
 	}
 	return out
 }

@@ -74,7 +74,7 @@ func (s *Spec) WithMembers(members []Member) Spec {
 			names[d.Name] = true
 			d.Addr, d.Port, d.Weight, d.Forward = m.Address, svc.Port, m.Weight, ipvs.DirectRoute
 			if d.Drain = m.Drain; d.Drain.On {
-				d.Drain.Remove = svc.Drain.Remove
+				d.Drain.Remove, d.Drain.Settle = svc.Drain.Remove, svc.Drain.Settle
 			}
 			svc.RealServers = append(svc.RealServers, d)
 		}

@@ -316,7 +316,7 @@ func randomFile(r *rand.Rand) *File {
 			s.Name = []string{"web", "null", "1e3", "A ", "0x1f", "x.y_z-1"}[r.IntN(6)] + string(rune('a'+i))
 		}
 		policy := func() DrainPolicy {
-			return DrainPolicy{Deadline: time.Duration(r.IntN(3)) * 90 * time.Second, Remove: r.IntN(2) == 0}
+			return DrainPolicy{Deadline: time.Duration(r.IntN(3)) * 90 * time.Second, Remove: r.IntN(2) == 0, Settle: time.Duration(r.IntN(3)) * 90 * time.Second}
 		}
 		s.Drain = policy()
 		for j := range r.IntN(5) {
