@@ -88,8 +88,8 @@ type Options struct {
 	Health Health
 	// Sync makes the kernel's connection synchronisation follow the role. Nil: it is nobody's business here.
 	Sync *Sync
-	// Drained is told of each step of a drain, in words, and must not block; bad says that connections were left.
-	Drained func(text string, bad bool)
+	// Drained is told of each step of a drain, and must not block.
+	Drained func(DrainEvent)
 	// Summary is called with one line for people whenever it changes, and must not block.
 	Summary func(string)
 }
@@ -200,7 +200,7 @@ func New(opts Options, f *spec.File, path string) (*Controller, error) {
 		opts.Health = noHealth{}
 	}
 	if opts.Drained == nil {
-		opts.Drained = func(string, bool) {}
+		opts.Drained = func(DrainEvent) {}
 	}
 	if opts.Turn == nil {
 		opts.Turn = func() {}

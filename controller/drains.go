@@ -167,7 +167,7 @@ func (c *Controller) counts(s *spec.Service, groups map[netip.Addr]string) bool 
 func (c *Controller) tellDrain(s *spec.Service, r *spec.RealServer, before drain.Record, old, v drain.Verdict, now time.Time) {
 	say := func(bad bool, format string, args ...any) {
 		text := fmt.Sprintf("%s/%s: ", s.Name, r.Name) + fmt.Sprintf(format, args...)
-		c.opts.Drained(text, bad)
+		c.opts.Drained(DrainEvent{Service: s.Name, Server: r.Name, State: v.State.String(), Text: text, Bad: bad})
 	}
 	if v.State == drain.Serving {
 		say(false, "not drained any more, after %s", now.Sub(before.Since).Round(time.Second))
@@ -193,6 +193,14 @@ func (c *Controller) tellDrain(s *spec.Service, r *spec.RealServer, before drain
 		say(true, "%s: %s", v.Progress(now), end)
 	case drain.Serving, drain.Draining:
 	}
+}
+
+// DrainEvent is a step of the drain of a real server.
+type DrainEvent struct {
+	Service, Server string // names
+	State           string // serving, draining, drained or expired
+	Text            string
+	Bad             bool // connections were left
 }
 
 // DrainStatus is a real server that is drained.

@@ -40,10 +40,14 @@ func drainTest(t *testing.T, f func(w *drainWorld)) {
 	fake(t, func(w *world, k *kerneltest.Kernel) {
 		d := &drainWorld{world: w, k: k}
 		w.more = append(w.more, func(o *Options) {
-			o.Drained = func(text string, bad bool) {
+			o.Drained = func(e DrainEvent) {
 				d.mu.Lock()
 				defer d.mu.Unlock()
-				if bad {
+				text := e.Text
+				if e.Service != "web" || !strings.HasPrefix(text, "web/"+e.Server+": ") || e.State == "" {
+					d.t.Errorf("an event of nothing: %+v", e)
+				}
+				if e.Bad {
 					text = "BAD " + text
 				}
 				d.told = append(d.told, text)

@@ -57,6 +57,9 @@ func handler(c *controller.Controller, m *member, reg *prometheus.Registry, d *d
 		if err != nil {
 			return nil, err
 		}
+		if d.told != nil {
+			out.Notify = d.told.sinks()
+		}
 		if st, err := c.Status(ctx); err == nil && len(st.Drains) > 0 { // it takes asking all directors
 			if list, err := d.services(ctx); err == nil {
 				out.Drains = drained(list.Services)

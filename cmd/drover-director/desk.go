@@ -55,6 +55,7 @@ type desk struct {
 	health     *health.Engine
 	path       string                    // of this director's file
 	alone      atomic.Pointer[spec.File] // in force, of a director that is alone
+	told       *teller
 }
 
 func (d *desk) register(mux *http.ServeMux) {
@@ -66,6 +67,14 @@ func (d *desk) register(mux *http.ServeMux) {
 		return st.Checks, nil
 	}))
 	mux.HandleFunc("GET /v1/events", answer(func(ctx context.Context, r *http.Request) (any, error) { return serveEvents(ctx, r, d.events) }))
+	mux.HandleFunc("GET /v1/notify", answer(func(context.Context, *http.Request) (any, error) { return d.told.sinks(), nil }))
+	mux.HandleFunc("POST /v1/notify/test", answer(func(ctx context.Context, r *http.Request) (any, error) {
+		var x api.SinkTest
+		if err := body(r, &x); err != nil {
+			return nil, err
+		}
+		return d.told.test(ctx, x)
+	}))
 	mux.HandleFunc("GET /v1/spec", answer(func(context.Context, *http.Request) (any, error) { return d.document(), nil }))
 	mux.HandleFunc("GET /v1/services", answer(func(ctx context.Context, _ *http.Request) (any, error) { return d.services(ctx) }))
 	mux.HandleFunc("GET /v1/diff", answer(func(ctx context.Context, _ *http.Request) (any, error) { return d.diff(ctx) }))

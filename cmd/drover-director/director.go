@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +27,8 @@ import (
 	"github.com/drover-lb/drover/controller/health/probe"
 	"github.com/drover-lb/drover/controller/kernel"
 	"github.com/drover-lb/drover/controller/spec"
+	"github.com/drover-lb/drover/notify"
+	"github.com/drover-lb/drover/notify/sink"
 	"github.com/drover-lb/drover/sysctl"
 )
 
@@ -100,6 +103,12 @@ func director(ctx context.Context, opts options) error {
 		Summary:   opts.notifier.Status,
 	}
 	ev := newEvents(log)
+	told := newTeller(file)
+	if told.notifier, err = notify.New(notify.Options{Log: log.With("component", "notify"), Registry: registry, Version: app.Version(), Tell: told.tell, Trouble: ev.trouble}); err != nil {
+		return err
+	}
+	told.notifier.Set(file.Notify)
+	ev.told = told.event
 	var m *member // set before the engine runs
 	viewed := func() {
 		if m != nil {
@@ -125,6 +134,7 @@ func director(ctx context.Context, opts options) error {
 		if m, err = newMember(mo); err != nil {
 			return err
 		}
+		told.cluster.Store(m)
 		file = m.file()
 		co.Roles, co.Leased, co.Sync = m.roles(), m.keeper.Leased, syncOptions(file.Cluster)
 	}
@@ -142,7 +152,7 @@ func director(ctx context.Context, opts options) error {
 		ready = m.ready
 	}
 
-	d := &desk{controller: c, member: m, kernel: table, events: ev, health: engine, path: opts.config}
+	d := &desk{controller: c, member: m, kernel: table, events: ev, health: engine, path: opts.config, told: told}
 	d.alone.Store(file)
 	if m != nil {
 		m.node.HandleRequest(gossip.KindTable, d.serveTable)
@@ -195,6 +205,7 @@ func director(ctx context.Context, opts options) error {
 		group.Go(func() error { return c.Run(controllerCtx) })
 	}
 	helpers.Go(func() error { return engine.Run(rest) })
+	helpers.Go(func() error { return told.notifier.Run(rest) })
 	r := &reloader{path: opts.config, log: log, controller: c, member: m, desk: d, notifier: opts.notifier, socket: file.Director.Socket}
 	changed := make(chan struct{}, 1)
 	group.Go(func() error {
@@ -255,7 +266,7 @@ func (r *reloader) reload(ctx context.Context, why string) {
 	}
 	f, err := load(r.path)
 	if err != nil {
-		r.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", err)
+		r.refuse(why, err)
 		if err := r.controller.Reject(ctx, err); err != nil && ctx.Err() == nil {
 			r.log.Error("failed to tell the controller", "error", err)
 		}
@@ -282,11 +293,17 @@ func (r *reloader) reload(ctx context.Context, why string) {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			r.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", err)
+			r.refuse(why, err)
 		}
 		return
 	}
+	r.desk.told.notifier.Set(f.Notify)
 	debug.FreeOSMemory()
+}
+
+// refuse tells that a file is not taken.
+func (r *reloader) refuse(why string, err error) {
+	r.desk.events.add(slog.LevelError, sink.Reload, "the new file is not taken (%s); the old one stays in force: %s", why, strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 // announcer speaks the controller's words to package arp.

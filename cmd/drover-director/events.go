@@ -8,7 +8,10 @@ import (
 	"time"
 
 	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/controller"
 	"github.com/drover-lb/drover/controller/health"
+	"github.com/drover-lb/drover/notify"
+	"github.com/drover-lb/drover/notify/sink"
 )
 
 // maxEvents is how many events are kept.
@@ -18,6 +21,8 @@ const maxEvents = 1000
 // block.
 type events struct {
 	log *slog.Logger
+	// told hears of each event that is news to people, in their order, and must not block. It is set before the first one.
+	told func(slog.Level, *api.Event)
 
 	mu   sync.Mutex // guards what follows
 	list []api.Event
@@ -29,17 +34,25 @@ func newEvents(log *slog.Logger) *events {
 	return &events{log: log, next: 1, more: make(chan struct{})}
 }
 
-// add keeps an event, and logs it at a level.
+// add keeps an event, logs it at a level, and has it told.
 func (e *events) add(level slog.Level, kind, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	e.log.Log(context.Background(), level, text, "event", kind)
+	e.put(level, api.Event{Kind: kind, Text: fmt.Sprintf(format, args...)}, true)
+}
+
+// put is add for an event that says what it is about; tell says whether it is news to people.
+func (e *events) put(level slog.Level, x api.Event, tell bool) {
+	e.log.Log(context.Background(), level, x.Text, "event", x.Kind)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.list) == maxEvents {
 		e.list = append(e.list[:0], e.list[1:]...)
 	}
-	e.list = append(e.list, api.Event{Seq: e.next, When: time.Now(), Kind: kind, Text: text})
+	x.Seq, x.When, x.Level = e.next, time.Now(), notify.LevelWord(level)
+	e.list = append(e.list, x)
 	e.next++
+	if tell && e.told != nil {
+		e.told(level, &x)
+	}
 	close(e.more)
 	e.more = make(chan struct{})
 }
@@ -72,19 +85,24 @@ func (e *events) after(ctx context.Context, seq uint64) []api.Event {
 }
 
 // drained keeps how far the drain of a real server is.
-func (e *events) drained(text string, bad bool) {
+func (e *events) drained(d controller.DrainEvent) {
 	level := slog.LevelInfo
-	if bad {
+	if d.Bad {
 		level = slog.LevelWarn
 	}
-	e.add(level, "drain", "%s", text)
+	e.put(level, api.Event{Kind: sink.Drain, Service: d.Service, Server: d.Server, State: d.State, Text: d.Text}, true)
 }
 
-// health keeps that a real server came up or went down.
+// health keeps that a real server came up or went down. That one is up which nothing was known of, such as at the start, is not told.
 func (e *events) health(h health.Event) {
 	level := slog.LevelInfo
 	if h.Bad {
 		level = slog.LevelWarn
 	}
-	e.add(level, "health", "%s", h.String())
+	e.put(level, api.Event{Kind: sink.Health, Service: h.Service, Server: h.Server, State: h.State, Text: h.String()}, h.Bad || !h.First)
+}
+
+// trouble keeps that a sink loses events, or works again.
+func (e *events) trouble(level slog.Level, name, text string) {
+	e.put(level, api.Event{Kind: sink.Notify, Sink: name, Text: text}, true)
 }

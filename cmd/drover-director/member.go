@@ -32,6 +32,7 @@ import (
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
+	"github.com/drover-lb/drover/notify/sink"
 )
 
 const (
@@ -439,7 +440,7 @@ func (m *member) tellRole(ctx context.Context, group string, r election.RoleChan
 	if r.Role == election.Yielding {
 		level = slog.LevelWarn
 	}
-	m.events.add(level, "role", "group %s: %s, epoch %d: %s", group, r.Role, r.Epoch, r.Why)
+	m.events.put(level, api.Event{Kind: sink.Role, Group: group, State: r.Role.String(), Text: fmt.Sprintf("group %s: %s, epoch %d: %s", group, r.Role, r.Epoch, r.Why)}, true)
 	if err != nil && ctx.Err() == nil {
 		m.events.add(slog.LevelError, "role", "group %s is not quite %s: %v", group, r.Role, err)
 	}

@@ -51,8 +51,10 @@ type Options struct {
 type Event struct {
 	Service string // its name
 	Server  string // its name; "" if it is about the service
+	State   string // that the server has now: up or down; "" if it is about the service
 	Text    string
 	Bad     bool
+	First   bool // nothing was known of the server before
 }
 
 // Engine has real servers probed as a spec says. Make one with [New]; it does nothing before [Engine.Run].
@@ -583,7 +585,7 @@ func (e *Engine) tell(svc *service, before, now *Service, news []string) {
 			if v.State == Down {
 				text += ": " + in.Reason
 			}
-			e.opts.Event(Event{Service: svc.spec.Name, Server: in.Name, Text: text, Bad: v.State == Down})
+			e.opts.Event(Event{Service: svc.spec.Name, Server: in.Name, State: v.State.String(), Text: text, Bad: v.State == Down, First: was.State == Unknown})
 		}
 	}
 	for _, text := range news {

@@ -11,7 +11,7 @@ import (
 )
 
 // Format writes f as a file that Load reads back to the same values. Of what equals its default only
-// the settings of the director are written. What Load would refuse, it does not repair.
+// the settings of the director are written; its sinks and the cluster are not. What Load would refuse, it does not repair.
 func (f *File) Format() []byte {
 	var w writer
 	d := &f.Director

@@ -16,6 +16,7 @@ import (
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/ipvs"
+	"github.com/drover-lb/drover/notify/sink"
 )
 
 // Bounds of what a file may say, beside those of the kernel's types.
@@ -222,6 +223,7 @@ func (rd *reader) director(raw *rawFile) {
 	o.Sysctls = r.Bool(d.Sysctls, "sysctls", true)
 	o.CheckMark = uint32(r.Int(d.CheckMark, "check_mark", 1, math.MaxUint32-CheckMarks+1, DefaultCheckMark))
 	o.Scripts = r.Bool(d.Scripts, "scripts", false)
+	rd.file.Notify = sink.Read(r, d.Notify, rd.name)
 	o.Socket = r.String(d.Socket, DefaultSocket)
 	switch s := o.Socket; {
 	case s == "":

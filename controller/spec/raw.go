@@ -5,6 +5,7 @@ import (
 
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
+	"github.com/drover-lb/drover/notify/sink"
 )
 
 // The file as it is written. Keys that are not here are refused.
@@ -17,15 +18,16 @@ type (
 	}
 
 	rawDirector struct {
-		Interface         conf.Value `yaml:"interface"`
-		Ownership         conf.Value `yaml:"ownership"`
-		OnStop            conf.Value `yaml:"on_stop"`
-		ReconcileInterval conf.Value `yaml:"reconcile_interval"`
-		VIPLifetime       conf.Value `yaml:"vip_lifetime"`
-		Sysctls           conf.Value `yaml:"sysctls"`
-		CheckMark         conf.Value `yaml:"check_mark"`
-		Scripts           conf.Value `yaml:"scripts"`
-		Socket            conf.Value `yaml:"socket"`
+		Interface         conf.Value                   `yaml:"interface"`
+		Ownership         conf.Value                   `yaml:"ownership"`
+		OnStop            conf.Value                   `yaml:"on_stop"`
+		ReconcileInterval conf.Value                   `yaml:"reconcile_interval"`
+		VIPLifetime       conf.Value                   `yaml:"vip_lifetime"`
+		Sysctls           conf.Value                   `yaml:"sysctls"`
+		CheckMark         conf.Value                   `yaml:"check_mark"`
+		Scripts           conf.Value                   `yaml:"scripts"`
+		Socket            conf.Value                   `yaml:"socket"`
+		Notify            conf.At[[]conf.At[sink.Raw]] `yaml:"notify"`
 	}
 
 	rawVIP struct {

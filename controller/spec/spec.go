@@ -8,6 +8,7 @@ import (
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/ipvs"
+	"github.com/drover-lb/drover/notify/sink"
 )
 
 // Spec is the desired state: what all directors of a cluster are to agree on.
@@ -91,6 +92,8 @@ type Options struct {
 // File is a director's whole file.
 type File struct {
 	Director Options
+	// Notify are whom this director tells of what happens.
+	Notify []sink.Sink
 	// Cluster is nil for a director that is alone.
 	Cluster *settings.Options
 	// Replicated: the file says nothing of VIPs and services, which the directors of the cluster replicate.

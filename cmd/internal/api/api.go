@@ -24,6 +24,7 @@ type Cluster struct {
 	Sync        Sync            `json:"sync"`
 	Checks      []health.Report `json:"checks"`
 	Drains      []DrainedServer `json:"drains,omitempty"`
+	Notify      []Sink          `json:"notify,omitempty"`
 	Warnings    []string        `json:"warnings,omitempty"` // what an operator should know
 }
 
@@ -220,10 +221,46 @@ type Entry struct {
 
 // Event is something that happened.
 type Event struct {
-	Seq  uint64    `json:"seq"`
-	When time.Time `json:"when"`
-	Kind string    `json:"kind"`
-	Text string    `json:"text"`
+	Seq   uint64    `json:"seq"`
+	When  time.Time `json:"when"`
+	Kind  string    `json:"kind"`
+	Level string    `json:"level,omitempty"` // info, warn or error
+	Text  string    `json:"text"`
+	// What it is about, where that is one of these; names.
+	Group   string `json:"group,omitempty"`
+	Service string `json:"service,omitempty"`
+	Server  string `json:"server,omitempty"`
+	State   string `json:"state,omitempty"` // that what it is about has now
+	Sink    string `json:"sink,omitempty"`
+}
+
+// Sink is somebody whom a director tells of events.
+type Sink struct {
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"` // webhook, script or mail
+	Queued  int       `json:"queued"`
+	Sent    uint64    `json:"sent"`
+	Dropped uint64    `json:"dropped"`
+	Failed  uint64    `json:"failed_tries"`
+	Last    time.Time `json:"last_sent,omitzero"`
+	// Failing is since when each try has failed, if the last one has.
+	Failing time.Time `json:"failing_since,omitzero"`
+	Error   string    `json:"last_error,omitempty"`
+	ErrorAt time.Time `json:"last_error_at,omitzero"`
+}
+
+// SinkTest asks for a test event to be sent.
+type SinkTest struct {
+	Sink string `json:"sink,omitempty"` // "": to all
+	Who  string `json:"who,omitempty"`
+}
+
+// SinkTested is what a sink answered to a test event.
+type SinkTested struct {
+	Name  string  `json:"name"`
+	Kind  string  `json:"kind"`
+	Took  float64 `json:"took_seconds"`
+	Error string  `json:"error,omitempty"`
 }
 
 // Key is an operation on the keys of the cluster: list, add, use or remove.
