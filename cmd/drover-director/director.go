@@ -363,6 +363,16 @@ func describe(path string) (summary string, warnings conf.Errors, err error) {
 			return "", nil, &app.ConfigError{Err: err}
 		}
 	}
+	for i := range f.Notify {
+		missing, err := notify.CheckFiles(&f.Notify[i])
+		place := "director: notify: " + f.Notify[i].Name
+		if missing != nil { // likewise
+			f.Warnings = append(f.Warnings, &conf.Error{File: path, Pos: conf.Pos{Line: 1, Column: 1}, Place: place, Message: missing.Error()})
+		}
+		if err != nil {
+			return "", nil, &app.ConfigError{Err: fmt.Errorf("%s: %s: %w", path, place, err)}
+		}
+	}
 	if f.Replicated {
 		return fmt.Sprintf("%s: good: a director of a cluster; VIPs and services are replicated", path), f.Warnings, nil
 	}

@@ -128,6 +128,7 @@ func clusterCommands() []*cli.Command {
 			Action:    ask(0, 0, eventsAction),
 		},
 		checksCommand(),
+		notifyCommand(),
 		keysCommand(),
 	}
 }
@@ -266,6 +267,11 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 	}
 	for _, text := range st.Warnings {
 		fmt.Fprintf(w, "WARNING: %s\n", text)
+	}
+	for i := range st.Notify {
+		if text := sinkTrouble(&st.Notify[i], now); text != "" {
+			fmt.Fprintf(w, "WARNING: %s\n", text)
+		}
 	}
 
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -99,6 +99,8 @@ func aCluster() *api.Cluster {
 		},
 		Drains: []api.DrainedServer{{Service: "web", Server: "r4", Drain: api.Drain{State: "draining", Since: before(5 * time.Second), Then: "keep", Text: "12 connections, 25 s left"}},
 			{Service: "dns", Server: "r9", Drain: api.Drain{State: "expired", Since: before(time.Hour), Then: "remove", Text: "3 connections left at the deadline 59 s ago"}}},
+		Notify: []api.Sink{{Name: "ops", Kind: "webhook", Sent: 7, Error: "once", ErrorAt: before(time.Hour), Last: before(time.Minute)},
+			{Name: "pager", Kind: "script", Queued: 12, Dropped: 3, Failing: before(5 * time.Minute), Error: "exit status 3: no modem"}},
 		Warnings: []string{"d2 has another specification", "mode priority: directors that do not hear each other are both active (split brain)"},
 	}
 }
@@ -164,6 +166,13 @@ func TestCommands(t *testing.T) {
 			"2026-03-01 12:00:00.250  role          group default: active\n"},
 		{"events -o json", `[{"seq":3,"when":"2026-03-01T12:00:00Z","kind":"a","text":"b"},{"seq":4,"when":"2026-03-01T12:00:00Z","kind":"c","text":"d"}]`, "GET /v1/events?after=0",
 			`{"seq":3,"when":"2026-03-01T12:00:00Z","kind":"a","text":"b"}` + "\n" + `{"seq":4,"when":"2026-03-01T12:00:00Z","kind":"c","text":"d"}` + "\n"},
+		{"notify list", `[]`, "GET /v1/notify", "this director tells nobody: its file has no director: notify\n"},
+		{"notify list", `[{"name":"ops","kind":"webhook","sent":0,"queued":0,"dropped":0}]`, "GET /v1/notify",
+			"SINK  KIND     SENT  QUEUED  DROPPED  LAST SENT  STATE\nops   webhook  0     0       0        -          -\n"},
+		{"notify test", `[{"name":"ops","kind":"webhook","took_seconds":0.0123}]`, `POST /v1/notify/test {"who":"` + whoami() + `"}`,
+			"SINK  KIND     TOOK  ANSWER\nops   webhook  12ms  taken\n"},
+		{"notify test -o json ops", `[{"name":"ops","kind":"mail","took_seconds":1}]`, `POST /v1/notify/test {"sink":"ops","who":"` + whoami() + `"}`,
+			"[\n  {\n    \"name\": \"ops\",\n    \"kind\": \"mail\",\n    \"took_seconds\": 1\n  }\n]\n"},
 		{"keys list", `[{"node":"d1","keys":["aa","bb"]},{"node":"w","keys":["aa"]}]`, `POST /v1/keys {"op":"list"}`, "NODE  KEYS\nd1    aa bb\nw     aa\n"},
 		{"keys use KEY", `[]`, `POST /v1/keys {"op":"use","key":"KEY"}`, "NODE  KEYS\n"},
 	} {
@@ -241,7 +250,7 @@ func TestExitStatus(t *testing.T) {
 	}
 	good, bad := file("good.yaml", "vips: []\nservices: []\n"), file("bad.yaml", "vips: [{address: nope}]\nservices: []\n")
 	nobody := filepath.Join(dir, "absent")
-	asking := []string{"status", "members", "promote d1", "stepdown", "maintenance on", "apply -f " + good, "history", "history 1.1", "rollback 1.1", "events", "events -w", "keys list", "keys add K", "keys use K", "keys remove K"}
+	asking := []string{"status", "members", "promote d1", "stepdown", "maintenance on", "apply -f " + good, "history", "history 1.1", "rollback 1.1", "events", "events -w", "notify list", "notify test", "keys list", "keys add K", "keys use K", "keys remove K"}
 
 	t.Setenv("DROVER_DIRECTOR", nobody)
 	for _, args := range asking {
@@ -263,6 +272,12 @@ func TestExitStatus(t *testing.T) {
 	t.Setenv("DROVER_DIRECTOR", d.url)
 	if status, out, errs := drover(t.Context(), "", "keys", "add", "K"); status != 1 || out != "NODE  KEYS\nd1    aa\nw     FAILED: no answer\n" || errs != "drover: 1 of 2 nodes failed\n" {
 		t.Errorf("keys add: %d, %q, %q", status, out, errs)
+	}
+
+	d = newDirector(t, http.StatusOK, `[{"name":"ops","kind":"webhook","took_seconds":2},{"name":"pager","kind":"script","took_seconds":0.5,"error":"exit status 3"}]`)
+	t.Setenv("DROVER_DIRECTOR", d.url)
+	if status, out, errs := drover(t.Context(), "", "notify", "test"); status != 1 || out != "SINK   KIND     TOOK   ANSWER\nops    webhook  2s     taken\npager  script   500ms  FAILED: exit status 3\n" || errs != "drover: 1 of 2 sinks have not taken it\n" {
+		t.Errorf("notify test: %d, %q, %q", status, out, errs)
 	}
 
 	d = newDirector(t, http.StatusOK, "{}")
@@ -288,6 +303,7 @@ func TestExitStatus(t *testing.T) {
 		"plan":                       "plan: -f is missing (usage: ",
 		"apply -f " + nobody:         "open " + nobody + ": no such file or directory",
 		"rollback":                   "rollback: an argument is missing (usage: ",
+		"notify test a b":            `test: unexpected argument "b" (usage: `,
 		"keys use":                   "use: an argument is missing (usage: ",
 		"keys list K":                `list: unexpected argument "K" (usage: `,
 		"keys generate a b":          `unexpected argument "b"`,
