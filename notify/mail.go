@@ -182,7 +182,8 @@ func message(set *sink.Mail, list []*Event) []byte {
 	header("To", "<"+strings.Join(set.To, ">,\r\n <")+">")
 	_, domain, _ := strings.Cut(set.From, "@")
 	header("Message-ID", fmt.Sprintf("<%s.%d@%s>", idWord(first.ID), len(list), domain))
-	header("Subject", strings.ReplaceAll(mime.QEncoding.Encode("utf-8", subject(list)), "?= =?", "?=\r\n =?")) // RFC 2047, section 2: lines of 76
+	// Lines of 76 (RFC 2047, section 2).
+	header("Subject", strings.ReplaceAll(mime.QEncoding.Encode("utf-8", subject(list)), "?= =?", "?=\r\n =?"))
 	header("Auto-Submitted", "auto-generated") // RFC 3834: nobody answers that they are on holiday
 	header("MIME-Version", "1.0")
 	header("Content-Type", "text/plain; charset=utf-8")

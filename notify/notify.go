@@ -16,8 +16,8 @@ import (
 const (
 	// MaxQueue is how many events wait for a sink at the most. Then the oldest are dropped.
 	MaxQueue = 1000
-	// maxInbox bounds the events for which it is not decided yet whether they are told.
-	maxInbox = 4 * MaxQueue
+	// maxInbox bounds the events for which it is not decided yet whether they are told: many real servers may go down at once.
+	maxInbox = 20 * MaxQueue
 	// DrainTimeout bounds how long a stop waits for what is queued.
 	DrainTimeout = 3 * time.Second
 	// testTimeout bounds one sink's part of a test, as somebody waits for it.

@@ -467,6 +467,21 @@ func TestStopTellsWhatIsQueued(t *testing.T) {
 	})
 }
 
+// Nobody waits at a stop for a sink that has hung before.
+func TestStopIsQuickWhenASinkHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, Options{}, map[string]*fake{"ops": {answer: hang}}, plainSink("ops", nil))
+		w.tell("a")
+		time.Sleep(sink.DefaultTimeout + firstPause*6/5 + time.Second) // the second try is under way
+		begin := time.Now()
+		w.stop()
+		<-w.ended
+		if d := time.Since(begin); d != 0 || w.count("ops") != "queued 0, sent 0, dropped 1" {
+			t.Errorf("it took %s; %s", d, w.count("ops"))
+		}
+	})
+}
+
 func TestStopIsQuickWhenNothingWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := start(t, Options{}, map[string]*fake{"ops": {}, "failing": {answer: down}}, plainSink("ops", nil), plainSink("failing", nil))

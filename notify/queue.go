@@ -160,6 +160,10 @@ func (q *queue) run(ctx context.Context, stop <-chan struct{}) {
 		select {
 		case <-q.gone:
 			cancel()
+		case <-stop:
+			if q.fails() { // whoever stops is not kept waiting by a sink that did not answer before
+				cancel()
+			}
 		case <-ctx.Done():
 		}
 	}()
@@ -205,6 +209,13 @@ func (q *queue) run(ctx context.Context, stop <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// fails reports whether the last try failed.
+func (q *queue) fails() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.st.Failing.IsZero()
 }
 
 // rests lets the sink alone for a while, unless its settings change. It reports whether to go on.

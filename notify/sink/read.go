@@ -110,7 +110,7 @@ func (x *reader) read() Sink {
 		r.Errorf(x.pos, "", "says not whom to tell: must have one of: webhook, script, mail")
 		return Sink{}
 	default:
-		r.Errorf(x.pos, "", "has %s: must have one of them, and a sink of its own for the other", strings.Join(kinds, " and "))
+		r.Errorf(x.pos, "", "has %s: must have one of them; another one is a sink of its own", strings.Join(kinds, " and "))
 		return Sink{}
 	}
 	kind := kinds[0]
