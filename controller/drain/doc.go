@@ -5,11 +5,11 @@
 // that has the VIP has counted no active connection of it for a while, or at its deadline; then the server is kept
 // with weight 0, or taken out.
 //
-// For IPVS a TCP connection is active while it is established. Before, while it is being opened, it is inactive, and
-// so it is for 2 minutes after its client has closed it (tcp_timeouts in net/netfilter/ipvs/ip_vs_proto_tcp.c): under
-// direct routing IPVS does not see the other direction. Waiting for those would make a minute's work of a drain that
-// is over in a second; not waiting at all would cut a connection that begins. Hence the while,
-// [spec.DrainPolicy.Settle]. Of other protocols IPVS has no such states, and all connections are waited for.
+// For IPVS a TCP connection is active from its first packet until its client closes it, and inactive for 2 minutes
+// after that (tcp_state_active_table and tcp_timeouts in net/netfilter/ipvs/ip_vs_proto_tcp.c): under direct routing
+// IPVS does not see the other direction. Waiting for those would make minutes of a drain that is over in a second; not
+// waiting at all would cut the rest of an answer to a client that has closed its side. Hence the while,
+// [spec.DrainPolicy.Settle]. UDP connections are all inactive, so of other protocols all are waited for.
 //
 // [Step] is a function of what is wanted, what is counted and the time. What it needs to know of the past is a
 // [Record], of which three places together make sure that a drain goes on where it was:

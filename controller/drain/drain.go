@@ -65,7 +65,7 @@ type Input struct {
 	Counts Counts
 	// Templates: persistence templates bring clients to a server of weight 0, and have to end, too.
 	Templates bool
-	// Whole: also an inactive connection may be in use, as it is not one of TCP.
+	// Whole: also an inactive connection may be in use, as it is not, or need not be, one of TCP.
 	Whole bool
 	Now   time.Time
 }

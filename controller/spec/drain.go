@@ -18,8 +18,9 @@ const (
 // MaxDrain bounds the deadline of a drain.
 const MaxDrain = 7 * 24 * time.Hour
 
-// DefaultSettle is how long the inactive connections of a drained real server are waited for after its last active one.
-// A client that has sent its first packet and not got the answer sends it again after 1 and after 3 s (RFC 6298).
+// DefaultSettle is how long the inactive connections of a drained real server are waited for after its last active one:
+// long enough for the rest of an answer to a client that has closed its side, and for packets that are lost twice and
+// sent again after 1 and 2 s (RFC 6298).
 const DefaultSettle = 5 * time.Second
 
 // MaxSettle bounds it.
