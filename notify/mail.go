@@ -25,6 +25,8 @@ import (
 const (
 	maxMailEvents = 100 // of one mail
 	maxSubject    = 200 // bytes
+	// maxConversation bounds what a server says, TLS included, bytes.
+	maxConversation = 256 << 10
 )
 
 // mail sends what is queued as one mail.
@@ -50,6 +52,7 @@ func (m *mail) send(ctx context.Context, list []*Event) error {
 	raw := conn
 	defer context.AfterFunc(ctx, func() { raw.Close() })()
 	defer raw.Close()
+	conn = &bounded{Conn: raw, left: maxConversation}
 	if m.set.TLS == sink.Implicit {
 		conn = tls.Client(conn, conf)
 	}
@@ -70,6 +73,22 @@ func (m *mail) send(ctx context.Context, list []*Event) error {
 	}
 	_ = c.Quit() // it has the mail
 	return nil
+}
+
+// bounded is a connection from which no more than so many bytes are read: the conversation takes lines of any length.
+type bounded struct {
+	net.Conn
+	left int
+}
+
+// Read implements [net.Conn].
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, fmt.Errorf("the server says more than %d bytes", maxConversation)
+	}
+	n, err := b.Conn.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
 }
 
 // credentials reads the files.

@@ -323,6 +323,21 @@ func TestMailIsBounded(t *testing.T) {
 	if err := try(t.Context(), 50*time.Millisecond, m, []*Event{event("x")}); err == nil || err.Error() != "no answer after 50ms" {
 		t.Errorf("got %v", err)
 	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			for err == nil { // without end
+				_, err = c.Write(bytes.Repeat([]byte("220-"), 1<<12))
+			}
+			c.Close()
+		}
+	}()
+	if err := try(t.Context(), 10*time.Second, (&server{listener: l}).mail(nil), []*Event{event("x")}); err == nil || err.Error() != "the server says more than 262144 bytes" {
+		t.Errorf("got %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := m.send(ctx, []*Event{event("x")}); err == nil {
