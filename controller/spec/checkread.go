@@ -141,7 +141,7 @@ func (s *serviceReader) health() {
 	raw, r, h := &s.raw.Health.V, s.r.In("health"), &s.svc.Health
 	h.OnFail = conf.OneOf(r, raw.OnFail, "on_fail", Remove, Remove, WeightZero)
 	h.SlowStart = r.Duration(raw.SlowStart, "slow_start", 0, time.Hour, 0)
-	if sch := s.svc.Scheduler; h.SlowStart > 0 && slices.Contains([]string{"rr", "lc", "dh", "fo", "ovf"}, sch) {
+	if sch := s.svc.Scheduler; h.SlowStart > 0 && !s.svc.ByWeight() {
 		s.warn(raw.SlowStart.Pos, s.place, "health: slow_start has no effect with the scheduler %s, which does not share by weight: wrr and wlc do", sch)
 	}
 	h.FlapHold = r.Duration(raw.FlapHold, "flap_hold", 0, 10*time.Minute, DefaultFlapHold)

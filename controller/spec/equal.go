@@ -10,7 +10,7 @@ import (
 func (s *Spec) Equal(o *Spec) bool {
 	return slices.Equal(s.VIPs, o.VIPs) &&
 		slices.EqualFunc(s.Services, o.Services, func(a, b Service) bool {
-			return a.Name == b.Name && a.Service == b.Service && a.Pool == b.Pool && a.Health == b.Health && a.Drain == b.Drain && slices.Equal(a.Checks, b.Checks) && slices.Equal(a.RealServers, b.RealServers)
+			return a.Name == b.Name && a.Service == b.Service && a.Pool == b.Pool && a.Health == b.Health && a.Drain == b.Drain && a.Adaptive == b.Adaptive && slices.Equal(a.Checks, b.Checks) && slices.Equal(a.RealServers, b.RealServers)
 		})
 }
 

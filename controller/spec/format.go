@@ -149,6 +149,9 @@ func (w *writer) service(s *Service) {
 	if f := s.Drain.fields(DrainPolicy{}); f != nil {
 		field("drain: {%s}", strings.Join(f, ", "))
 	}
+	if s.Adaptive.On {
+		field("adaptive: %s", s.Adaptive.text())
+	}
 	w.list(2, "real_servers", len(s.RealServers))
 	for i := range s.RealServers {
 		w.b = append(w.b, "      - "...)

@@ -53,6 +53,7 @@ type (
 		Checks         conf.At[[]conf.At[rawCheck]]  `yaml:"checks"`
 		Health         conf.At[rawHealth]            `yaml:"health"`
 		Drain          conf.At[rawDrain]             `yaml:"drain"`
+		Adaptive       conf.At[rawAdaptive]          `yaml:"adaptive"`
 		RealServers    conf.At[[]conf.At[rawServer]] `yaml:"real_servers"`
 	}
 

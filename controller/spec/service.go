@@ -142,6 +142,7 @@ func (s *serviceReader) read() {
 	s.pool()
 	s.checks()
 	s.drain()
+	s.adaptive()
 	s.servers()
 }
 

@@ -49,6 +49,7 @@ type Service struct {
 	Checks      []Check // all have to pass; none: every real server is taken for up
 	Health      Health
 	Drain       DrainPolicy // of drains that do not say otherwise
+	Adaptive    Adaptive    // weights follow loads
 	RealServers []RealServer
 }
 
