@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/drover-lb/drover/controller/adapt"
 	"github.com/drover-lb/drover/controller/plan"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
@@ -68,6 +69,7 @@ type Engine struct {
 	results chan result
 	probes  atomic.Uint64
 	views   atomic.Uint64
+	adapted atomic.Pointer[Adapted]
 
 	mu         sync.Mutex // guards what follows
 	spec       *spec.Spec // the newest, nil once it is taken in
@@ -75,10 +77,11 @@ type Engine struct {
 	programmed map[uint32]ipvs.Destination // marks whose services are in the kernel
 	news       bool                        // programmed has changed
 	agents     map[netip.Addr]Agent
-	heard      bool // agents has changed
-	shared     View // what the active director has told
-	told       bool // shared is new
-	lead       bool // this director is active
+	heard      bool                // agents has changed
+	shared     View                // what the active director has told
+	told       bool                // shared is new
+	loads      map[netip.Addr]load // that agents tell, by the servers' addresses
+	lead       bool                // this director is active
 
 	// What follows belongs to the goroutine of Run.
 
@@ -99,6 +102,7 @@ type Engine struct {
 	judged   time.Time
 	fresh    bool      // the spec or the way is new
 	next     time.Time // the earliest of the services' own; zero: none
+	adapting time.Time // when weights were last adapted; zero: no service asks for it
 }
 
 // target is a probe with its state and those who share it.
@@ -129,6 +133,7 @@ type service struct {
 	inputs  []Input
 	next    time.Time     // when it is to be judged even if nothing changes; zero: never
 	within  time.Duration // falls that are so close count as one
+	adaptive
 }
 
 // New returns an engine for no services.
@@ -149,6 +154,7 @@ func New(o Options) *Engine {
 	}
 	e.marks.first = o.Marks
 	e.view.Store(&View{})
+	e.adapted.Store(&Adapted{})
 	e.private.Store(&plan.State{})
 	return e
 }
@@ -227,6 +233,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	for {
 		e.takeIn()
 		e.revive()
+		e.adapt(time.Now())
 		wait := e.start(ctx, &running)
 		if len(e.dirty) > 0 || e.fresh {
 			if soon := judgeGap - time.Since(e.judged); soon > 0 {
@@ -237,6 +244,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 		if !e.next.IsZero() {
 			wait = min(wait, time.Until(e.next))
+		}
+		if !e.adapting.IsZero() {
+			wait = min(wait, time.Until(e.adapting.Add(adapt.Every)))
 		}
 		timer.Reset(max(wait, 0))
 		select {
@@ -317,7 +327,9 @@ func (e *Engine) assign(now time.Time) {
 		svc := &service{spec: s, targets: make([][]*target, len(s.RealServers)), pool: &pool{}, inputs: make([]Input, len(s.RealServers))}
 		if b := before[s.Key]; b != nil {
 			svc.pool = b.pool
+			svc.adaptive = b.adaptive
 		}
+		svc.adaptive.set(s)
 		for k := range s.Checks {
 			c := &s.Checks[k]
 			svc.within = max(svc.within, minWithin, 2*(c.Interval+time.Duration(c.Fall)*(c.Fast+c.Timeout)))
@@ -551,9 +563,10 @@ func (e *Engine) judge() {
 		for j, targets := range svc.targets {
 			d := &svc.spec.RealServers[j]
 			x := e.said(svc.spec, d.Addr, e.heardOf(svc.spec, d.DestKey, worst(targets)), now)
-			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: weigh(targets, d.InForce()), State: x.State, Since: x.Since, Reason: x.Reason}
+			svc.inputs[j] = Input{Key: d.DestKey, Name: d.Name, Weight: weigh(targets, d.InForce()), State: x.State, Since: x.Since, Reason: x.Reason, Factor: svc.factor(d.DestKey)}
 		}
 		rules := svc.spec.Reaction()
+		svc.pool.fine = svc.fine()
 		out, next, news := svc.pool.step(&rules, svc.inputs, now, svc.within)
 		svc.next = next
 		e.wakeAt(next)

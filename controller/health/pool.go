@@ -17,6 +17,7 @@ type Input struct {
 	State  State
 	Since  time.Time
 	Reason string
+	Factor float64 // of its weight, as loads ask for it; 0: the service's weights are as they are written
 }
 
 // pool is how one service reacts to what its checks say. Its step function is its only way to change, and is
@@ -26,6 +27,9 @@ type pool struct {
 	panics  bool // too many went down at once: the checker is suspected
 	lost    bool // the quorum
 	born    time.Time
+	// fine is how large the weights of a service that follow loads have to be at least, so that their factors come to
+	// something, and by how much they may grow; zero: they do not follow any.
+	fine fineness
 }
 
 // member is a real server of a pool.
@@ -97,24 +101,27 @@ func (p *pool) step(h *spec.Health, inputs []Input, now time.Time, within time.D
 		ramping = ramping || !m.ramp.IsZero()
 	}
 	scale := uint32(1)
-	if ramping {
+	switch {
+	case p.fine != fineness{}:
+		scale = p.fine.scale(inputs)
+	case ramping:
 		scale = scaleOf(inputs)
 	}
 	sum, unknown := uint64(0), false
 	for i := range inputs {
 		in := &inputs[i]
 		m := p.members[in.Key]
-		v := Verdict{State: m.state, Since: m.since, Reason: in.Reason, Weight: in.Weight * scale,
-			Memory: Memory{Checks: m.checks, Flaps: m.flaps, Fell: m.fell, Hold: m.hold, Ramp: m.ramp}}
+		v := Verdict{State: m.state, Since: m.since, Reason: in.Reason, Weight: in.weight(scale, rampSteps),
+			Memory: Memory{Checks: m.checks, Flaps: m.flaps, Fell: m.fell, Hold: m.hold, Ramp: m.ramp, Factor: in.Factor}}
 		switch {
 		case m.suspect:
 			v.Kept = true
 			v.Reason = "kept, as too many went down at once; " + in.Reason
 		case m.state == Down && in.State == Up:
 			v.Reason = fmt.Sprintf("held down, as it went down %d times: up again in %s if it stays so", m.flaps, m.hold.Sub(now).Round(time.Second))
-		case m.state == Up && !m.ramp.IsZero() && scale > 1:
+		case m.state == Up && !m.ramp.IsZero() && (scale > 1 || in.Factor != 0):
 			k := rampStep(now.Sub(m.ramp), h.SlowStart)
-			v.Weight = in.Weight * k
+			v.Weight = in.weight(scale, k)
 			v.Reason = fmt.Sprintf("slow start: %d%% of its weight", k*100/rampSteps)
 			wake(m.ramp.Add(h.SlowStart * time.Duration(k) / rampSteps))
 		}

@@ -15,6 +15,7 @@ type Memory struct {
 	Fell   time.Time // when it last did
 	Hold   time.Time // it is not up before
 	Ramp   time.Time // since when its weight grows; zero: it has it
+	Factor float64   // of its weight, as loads ask for it; 0: none
 }
 
 // Shared is what an active director tells the others about the real servers of its services. It travels as JSON.
@@ -33,6 +34,7 @@ type SharedServer struct {
 	Fell   int64  `json:"fell,omitempty"`
 	Hold   int64  `json:"hold,omitempty"`
 	Ramp   int64  `json:"ramp,omitempty"`
+	Factor int    `json:"w,omitempty"` // per mille of its weight, as loads ask for it; 0 is 1000
 }
 
 const (
@@ -60,12 +62,13 @@ func Share(s *spec.Spec, v View, now time.Time) Shared {
 			for j := range svc.RealServers {
 				k := svc.RealServers[j].DestKey
 				x := v.of(svc.Key, k)
-				if simply := x.State == Up && x.Memory.Flaps == 0 && x.Memory.Ramp.IsZero(); x.State == Unknown || simply != plain || n == maxShared {
+				if simply := x.State == Up && x.Memory.Flaps == 0 && x.Memory.Ramp.IsZero() && perMille(x.Memory.Factor) == 0; x.State == Unknown || simply != plain || n == maxShared {
 					continue
 				}
 				n++
 				one := SharedServer{State: x.State.String(), Since: age(x.Since), Reason: x.Reason[:min(len(x.Reason), maxSharedReason)],
-					Flaps: x.Memory.Flaps, Fell: age(x.Memory.Fell), Ramp: age(x.Memory.Ramp)}
+					Flaps: x.Memory.Flaps, Fell: age(x.Memory.Fell), Ramp: age(x.Memory.Ramp),
+					Factor: perMille(x.Memory.Factor)}
 				if x.Memory.Checks != x.State {
 					one.Checks = x.Memory.Checks.String()
 				}
@@ -110,7 +113,7 @@ func (s *Shared) View(sp *spec.Spec, now time.Time) View {
 				checks = stateWords[one.Checks]
 			}
 			out.Servers[k] = Verdict{State: state, Since: when(one.Since), Reason: one.Reason,
-				Memory: Memory{Checks: checks, Flaps: min(max(one.Flaps, 0), 1000), Fell: when(one.Fell), Hold: when(one.Hold), Ramp: when(one.Ramp)}}
+				Memory: Memory{Checks: checks, Flaps: min(max(one.Flaps, 0), 1000), Fell: when(one.Fell), Hold: when(one.Hold), Ramp: when(one.Ramp), Factor: float64(one.Factor) / 1000}}
 		}
 		v[svc.Key] = out
 	}
@@ -158,6 +161,7 @@ func (e *Engine) follow(v View) {
 				continue
 			}
 			svc.pool.adopt(key, &x)
+			svc.follow(key, x.Memory.Factor)
 			for _, t := range svc.targets[j] {
 				if t.track.State != x.Memory.Checks {
 					t.track = Track{State: x.Memory.Checks, Since: x.Since, Reason: t.track.Reason}

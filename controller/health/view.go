@@ -25,7 +25,7 @@ type Verdict struct {
 	State  State
 	Since  time.Time
 	Reason string // why it is down, or not quite up
-	Weight uint32 // of a server that is up
+	Weight uint32 // in the measure of the service's others; it counts if the server is not down, or Kept
 	Kept   bool   // it is down and gets traffic all the same
 	Memory Memory
 }
@@ -94,10 +94,14 @@ func admit(s *spec.Service, v Verdict, d *ipvs.Destination, have *plan.State) bo
 		d.Weight = v.Weight
 		return true
 	case v.Kept:
+		d.Weight = v.Weight
 		return true
 	case v.State == Down:
 		d.Weight = 0
 		return s.Health.OnFail == spec.WeightZero
+	}
+	if v.Weight > 0 {
+		d.Weight = v.Weight
 	}
 	if have == nil {
 		return true
