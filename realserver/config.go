@@ -7,6 +7,7 @@ import (
 
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/conf"
+	"github.com/drover-lb/drover/realserver/load"
 )
 
 // MaxVIPs bounds the VIPs of one real server.
@@ -47,6 +48,8 @@ type Config struct {
 	Weight  uint32 // in the pool, 0 .. 65535, default 1
 	// Drain is how long a member of a pool that is being stopped waits for its connections to end.
 	Drain time.Duration // 0 .. 1 h, default 10 s
+	// Load says how the load of this member is measured, for services whose weights follow loads; nil: it is not.
+	Load *load.Config
 }
 
 type rawConfig struct {
@@ -60,6 +63,7 @@ type rawConfig struct {
 	Address       conf.Value            `yaml:"address"`
 	Weight        conf.Value            `yaml:"weight"`
 	Drain         conf.Value            `yaml:"drain"`
+	Load          conf.At[load.Raw]     `yaml:"load"`
 }
 
 // Load reads the file at path. An error is of type [conf.Errors] when its content is at fault.
@@ -153,6 +157,7 @@ func (c *Config) member(name string, r *conf.Reader, raw *rawConfig) {
 	c.Cluster = settings.Read(r, raw.Cluster, settings.RealServer, name)
 	c.Weight = uint32(r.Int(raw.Weight, "weight", 0, 65535, 1))
 	c.Drain = r.Duration(raw.Drain, "drain", 0, time.Hour, DefaultDrain)
+	c.Load = load.Read(r, raw.Load)
 	c.Pool = raw.Pool.Text
 	switch {
 	case raw.Pool.Set && !settings.ValidName(c.Pool):
@@ -163,6 +168,8 @@ func (c *Config) member(name string, r *conf.Reader, raw *rawConfig) {
 		r.Errorf(raw.Weight.Pos, "weight", "is that of a member of a pool: it needs pool")
 	case raw.Drain.Set && !raw.Pool.Set:
 		r.Errorf(raw.Drain.Pos, "drain", "is that of a member of a pool: it needs pool")
+	case raw.Load.Set && !raw.Pool.Set:
+		r.Errorf(raw.Load.Pos, "load", "is that of a member of a pool: it needs pool")
 	case raw.Address.Set && !raw.Pool.Set:
 		r.Errorf(raw.Address.Pos, "address", "is that of a member of a pool: it needs pool")
 	case raw.VIPs.Set && len(raw.VIPs.V) > 0 && raw.Pool.Set:

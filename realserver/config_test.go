@@ -56,7 +56,7 @@ func TestBadConfigurations(t *testing.T) {
 		{"empty", "", "f.yaml:1:1: vips: is required: a list of at least one address"},
 		{"no VIPs", "device: lo\n", "f.yaml:1:1: vips: is required: a list of at least one address"},
 		{"empty list", "vips: []\n", "f.yaml:1:1: vips: is required: a list of at least one address"},
-		{"unknown key", "vips: [192.0.2.1]\nvip: 192.0.2.1\n", `f.yaml:2:1: unknown field "vip": expected one of: vips, device, dummy, check_interval, on_stop, cluster, pool, address, weight, drain`},
+		{"unknown key", "vips: [192.0.2.1]\nvip: 192.0.2.1\n", `f.yaml:2:1: unknown field "vip": expected one of: vips, device, dummy, check_interval, on_stop, cluster, pool, address, weight, drain, load`},
 		{"pool without cluster", "vips: [192.0.2.1]\npool: web\n", "f.yaml:2:7: pool: is that of a cluster: it needs cluster"},
 		{"pool and VIPs", "vips: [192.0.2.1]\npool: web\n" + inCluster, "f.yaml:1:7: vips: are those of the pool: leave out vips or pool"},
 		{"bad pool", "pool: a b\n" + inCluster, `f.yaml:1:7: pool: "a b" must be 1 to 63 of a-z, 0-9 and -, not beginning or ending with -`},
