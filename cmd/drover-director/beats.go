@@ -53,6 +53,9 @@ func (b *beats) hear(from string, message []byte) {
 		return
 	}
 	b.agents[from] = now
+	if now.Load != nil && *now.Load >= 0 {
+		b.health.SetLoad(now.Address, float64(*now.Load)/1000, now.when)
+	}
 	if old == nil || old.silent || old.Address != now.Address || !maps.Equal(old.Down, now.Down) {
 		b.tell()
 	}

@@ -80,3 +80,38 @@ func TestBeats(t *testing.T) {
 		<-done
 	})
 }
+
+// Loads come with beats. What is none is not taken in, and is told of in the status.
+func TestLoadsAreHeard(t *testing.T) {
+	f, err := spec.Parse("test", []byte("director: {interface: eth0}\nvips: [192.0.2.10]\nservices: [{name: web, address: 192.0.2.10, port: 80, pool: web, adaptive: true, real_servers: [10.0.0.11, 10.0.0.12]}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		e := health.New(health.Options{Prober: bad{}})
+		e.SetLead(true)
+		e.SetSpec(&f.Spec)
+		b := newBeats(e)
+		done := make(chan struct{})
+		go func() { _ = e.Run(ctx); close(done) }()
+		for range 60 {
+			b.hear("web1", []byte(`{"address":"10.0.0.11","load":1500}`))
+			b.hear("web2", []byte(`{"address":"10.0.0.12","load":500}`))
+			b.hear("web2", []byte(`{"address":"10.0.0.12","load":-1}`))
+			b.hear("web2", []byte(`{"address":"10.0.0.12","load":"much"}`))
+			time.Sleep(time.Second)
+		}
+		v := &view{base: &f.Spec, full: &f.Spec, health: e.View(), loads: e.Adapted()}
+		servers := v.services()[0].Servers
+		for i, want := range []api.Adaptive{{Load: 1.5}, {Load: 0.5}} {
+			got := servers[i].Adaptive
+			if got == nil || got.Load != want.Load || got.Text == "" || (i == 0) != (got.Factor < 0.9) || (i == 1) != (got.Factor > 1.1) {
+				t.Errorf("%s: %+v", servers[i].Name, got)
+			}
+		}
+		cancel()
+		<-done
+	})
+}

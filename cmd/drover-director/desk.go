@@ -134,7 +134,7 @@ func (d *desk) services(ctx context.Context) (*api.Services, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &view{now: time.Now(), errors: st.Errors, drains: drainsOf(st), health: d.health.View()}
+	v := &view{now: time.Now(), errors: st.Errors, drains: drainsOf(st), health: d.health.View(), loads: d.health.Adapted()}
 	out := &api.Services{When: v.now}
 	m := d.member
 	if m == nil {

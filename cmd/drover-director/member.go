@@ -747,7 +747,7 @@ func (m *member) tell(ctx context.Context) {
 
 func (m *member) announcement(ctx context.Context) *api.Director {
 	m.mu.Lock()
-	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools(), Services: m.base.Spec.PoolServices(), Drained: slices.Clone(m.drained)}
+	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools(), Services: m.base.Spec.PoolServices(), Adaptive: m.base.Spec.AdaptivePools(), Drained: slices.Clone(m.drained)}
 	if m.reached.Asked > 0 {
 		r := m.reached
 		d.Reach = &r

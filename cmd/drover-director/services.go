@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,6 +31,7 @@ type view struct {
 	drains map[[2]string]controller.DrainStatus // by service and server
 	since  map[serverState]time.Time
 	health health.View
+	loads  health.Adapted
 	// reasons are asked for more of them about a real server, which may be in or out.
 	reasons []func(*spec.Service, *spec.RealServer) []api.Reason
 }
@@ -187,6 +189,9 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 	}
 	member := a != nil && a.agent.Pool != "" && a.agent.Pool == svc.Pool && a.name == r.Name
 	d.Drain = v.drain(svc, r, &d, &progress)
+	if x, ok := v.loads[svc.Key][r.DestKey]; ok {
+		d.Adaptive = &api.Adaptive{Factor: x.Factor, Load: round3(x.Load), Mean: round3(x.Mean), Text: health.Adaption(x)}
+	}
 	how := ""
 	if d.Drain != nil && (r.Drain.On || d.State == api.Draining) {
 		switch d.State {
@@ -230,6 +235,8 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 	}
 	return d
 }
+
+func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 
 // joined puts words that may be empty behind others.
 func joined(text, more string) string {

@@ -25,8 +25,8 @@ type options struct {
 	reload   <-chan struct{} // a value for each request to read the file again
 }
 
-// load reads a real server's file. The error is an [*app.ConfigError].
-func load(path string) (*realserver.Config, error) {
+// loadFile reads a real server's file. The error is an [*app.ConfigError].
+func loadFile(path string) (*realserver.Config, error) {
 	cfg, err := realserver.Load(path)
 	if err != nil {
 		return nil, &app.ConfigError{Err: err}
@@ -37,7 +37,7 @@ func load(path string) (*realserver.Config, error) {
 // agent runs until ctx ends, in the network namespace of the process. A file that is bad to begin with
 // gives an [*app.ConfigError], with the kernel untouched.
 func agent(ctx context.Context, o options) error {
-	cfg, err := load(o.config)
+	cfg, err := loadFile(o.config)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func reload(a *realserver.Agent, current *atomic.Pointer[realserver.Config], tol
 		o.notifier.Reloading()
 		defer o.notifier.Ready()
 	}
-	cfg, err := load(o.config)
+	cfg, err := loadFile(o.config)
 	if err != nil {
 		o.log.Error("the new file is not taken; the old one stays in force", "why", why, "error", err)
 		return

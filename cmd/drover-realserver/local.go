@@ -53,6 +53,7 @@ func (m *member) watchServices(ctx context.Context, cfg func() *realserver.Confi
 				}
 			}
 			ticking = len(services) > 0
+			m.beating.Store(ticking)
 			continue
 		case <-look.C:
 		}
@@ -110,7 +111,7 @@ func (m *member) setDown(down map[local.Service]string) {
 
 // beat tells each director that this host is alive, what is down, and when it will tell again.
 func (m *member) beat(c *realserver.Config, every time.Duration) {
-	b := api.Beat{Address: c.Address, EveryMS: every.Milliseconds()}
+	b := api.Beat{Address: c.Address, EveryMS: every.Milliseconds(), Load: m.load.Load()}
 	if down := m.down.Load(); down != nil {
 		b.Down = *down
 	}

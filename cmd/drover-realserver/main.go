@@ -73,7 +73,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // check prints complaints as they are, one to a line, as compilers do.
 func check(path string, stdout, stderr io.Writer) error {
-	cfg, err := load(path)
+	cfg, err := loadFile(path)
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return cli.Exit("", exitUsage)

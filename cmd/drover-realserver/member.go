@@ -33,6 +33,9 @@ type member struct {
 	// leaving is since when this host is to get no new connections; nil as long as it is.
 	leaving atomic.Pointer[time.Time]
 	down    atomic.Pointer[map[string]string] // services that are down here; nil: not looked at yet
+	beating atomic.Bool                       // services are looked after, and with that beats are sent
+	load    atomic.Pointer[int64]             // in thousandths; nil: not known
+	reload  chan struct{}                     // capacity 1: whether and how the load is measured may have changed
 }
 
 const (
@@ -133,7 +136,7 @@ func newMember(o *settings.Options, cfg *realserver.Config, log *slog.Logger) (*
 	if !cfg.Learn && len(cfg.VIPs) == 0 {
 		role = cluster.Witness
 	}
-	m := &member{log: log, tell: make(chan struct{}, 1)}
+	m := &member{log: log, tell: make(chan struct{}, 1), reload: make(chan struct{}, 1)}
 	var err error
 	if m.node, err = gossip.NewNode(o, role, log, prometheus.NewRegistry()); err != nil {
 		return nil, err
@@ -153,6 +156,10 @@ func (m *member) run(ctx context.Context, a *realserver.Agent, cfg func() *reals
 	}
 	group.Go(func() error {
 		m.watchServices(ctx, cfg)
+		return nil
+	})
+	group.Go(func() error {
+		m.watchLoad(ctx, cfg)
 		return nil
 	})
 	group.Go(func() error {
@@ -189,6 +196,10 @@ func (m *member) follow(ctx context.Context, a *realserver.Agent, cfg func() *re
 			a.Set(&next)
 		}
 		m.publish(c, a.Status())
+		select {
+		case m.reload <- struct{}{}:
+		default:
+		}
 		select {
 		case <-ctx.Done():
 			return

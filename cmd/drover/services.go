@@ -164,7 +164,11 @@ func printServices(w io.Writer, list *api.Services, wide bool, p paint, now time
 			if wide {
 				row = append(append(row, counters(d.Counts, d.Traffic)...), d.Forward, cmp.Or(d.Node, "-"))
 			}
-			t.row(append(row, reasons(d.Reasons))...)
+			remark := reasons(d.Reasons)
+			if a := d.Adaptive; a != nil && remark == "-" {
+				remark = fmt.Sprintf("load %.2f, %.0f%% of its weight", a.Load, a.Factor*100)
+			}
+			t.row(append(row, remark)...)
 		}
 	}
 	return t.write(w)

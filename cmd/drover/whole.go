@@ -340,6 +340,9 @@ func explain(list []api.Service, p paint, now time.Time) string {
 				}
 				fmt.Fprintf(&b, "    - %s, and nothing is against it\n", from)
 			}
+			if d.Adaptive != nil {
+				fmt.Fprintf(&b, "    - %s\n", d.Adaptive.Text)
+			}
 			why("    ", d.Reasons)
 		}
 	}

@@ -100,6 +100,8 @@ type Beat struct {
 	EveryMS int64      `json:"every_ms,omitempty"` // BeatEvery if it does not say
 	// Down says why services are down at the host, by service such as "TCP 192.0.2.10:80".
 	Down map[string]string `json:"down,omitempty"`
+	// Load of the host in thousandths, where 1000 means fully used; nil if it is not measured, or cannot be.
+	Load *int64 `json:"load,omitempty"`
 }
 
 // Every is the interval of beats, from BeatEvery to ten seconds.
@@ -137,9 +139,11 @@ type Director struct {
 	Pools  map[string][]netip.Addr `json:"pools,omitempty"`
 	// Services are those of each pool, such as "TCP 192.0.2.10:80".
 	Services map[string][]string `json:"services,omitempty"`
-	Conns    *Conns              `json:"connections,omitempty"`
-	Sync     *SyncReport         `json:"sync,omitempty"`
-	MACs     []string            `json:"macs,omitempty"`
+	// Adaptive are the pools whose agents are to tell their loads.
+	Adaptive []string    `json:"adaptive,omitempty"`
+	Conns    *Conns      `json:"connections,omitempty"`
+	Sync     *SyncReport `json:"sync,omitempty"`
+	MACs     []string    `json:"macs,omitempty"`
 	// Drained are the members of pools that asked to be drained and get no new connections from this director.
 	Drained []string `json:"drained,omitempty"`
 	// Unfit are the groups that it could not have, with why.

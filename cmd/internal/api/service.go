@@ -49,18 +49,20 @@ type Service struct {
 
 // Server is a real server of a service.
 type Server struct {
-	Name    string     `json:"name"`
-	Server  string     `json:"server"`         // address and port
-	Node    string     `json:"node,omitempty"` // whose agent announced it
-	Listed  bool       `json:"listed"`         // in the specification; otherwise a member of the pool
-	Forward string     `json:"forward"`
-	Weight  uint32     `json:"weight"`
-	Drain   *Drain     `json:"drain,omitempty"` // nil if it is not drained
-	State   string     `json:"state"`
-	Since   *time.Time `json:"since,omitempty"` // of State, if it began while this director ran
-	Reasons []Reason   `json:"reasons,omitempty"`
-	Counts  Counts     `json:"counts"`
-	Traffic Traffic    `json:"traffic"`
+	Name    string `json:"name"`
+	Server  string `json:"server"`         // address and port
+	Node    string `json:"node,omitempty"` // whose agent announced it
+	Listed  bool   `json:"listed"`         // in the specification; otherwise a member of the pool
+	Forward string `json:"forward"`
+	Weight  uint32 `json:"weight"`
+	Drain   *Drain `json:"drain,omitempty"` // nil if it is not drained
+	// Adaptive is nil if the weights of the service do not follow loads.
+	Adaptive *Adaptive  `json:"adaptive,omitempty"`
+	State    string     `json:"state"`
+	Since    *time.Time `json:"since,omitempty"` // of State, if it began while this director ran
+	Reasons  []Reason   `json:"reasons,omitempty"`
+	Counts   Counts     `json:"counts"`
+	Traffic  Traffic    `json:"traffic"`
 }
 
 // Expired is the state of a drain that has passed its deadline with connections left. The others are Draining and
@@ -74,6 +76,14 @@ type Drain struct {
 	Until *time.Time `json:"until,omitempty"` // the deadline; nil for none
 	Then  string     `json:"then"`            // keep with weight 0, or remove
 	Text  string     `json:"text"`            // such as "12 connections, 25 s left"
+}
+
+// Adaptive is what the load of a real server has come to, as the director that says this hears it.
+type Adaptive struct {
+	Factor float64 `json:"factor"` // of the configured weight
+	Load   float64 `json:"load"`   // smoothed; 1 means fully used
+	Mean   float64 `json:"mean"`   // of the loads of the service, by what each server gets
+	Text   string  `json:"text"`   // such as "adaptive weight, 55% of the configured one: load 0.61, that of all is 0.60, which is even"
 }
 
 // Reason is one reason for a state, and what would change it. A server may have several.

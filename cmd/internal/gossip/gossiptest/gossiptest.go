@@ -14,6 +14,12 @@ import (
 // Join starts a node that ends with the test, or earlier by stop.
 func Join(t *testing.T, net *clustertest.Network, name string, role cluster.Role, seeds ...string) (n *cluster.Node, stop func()) {
 	t.Helper()
+	return JoinWith(t, net, name, role, func(*cluster.Node) {}, seeds...)
+}
+
+// JoinWith is Join for a node that is prepared before it runs, such as to handle messages.
+func JoinWith(t *testing.T, net *clustertest.Network, name string, role cluster.Role, prepare func(*cluster.Node), seeds ...string) (n *cluster.Node, stop func()) {
+	t.Helper()
 	n, err := cluster.New(cluster.Options{
 		Name: name, Role: role, Label: "test", Bind: netip.MustParseAddrPort("127.0.0.1:0"), Insecure: true,
 		Transport: net.Host(name), Seeds: seeds, Log: slog.New(slog.DiscardHandler),
@@ -21,6 +27,7 @@ func Join(t *testing.T, net *clustertest.Network, name string, role cluster.Role
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(n)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
