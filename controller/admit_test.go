@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,6 +130,35 @@ services:
 		w.start(text, func(o *Options) { o.Health = engine })
 		if got := w.table(); len(got.Services) != 1 || len(got.Services[0].Servers) != 1 || got.Services[0].Servers[0].Addr != netip.MustParseAddr("10.0.0.11") {
 			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// leading notes whether the health is told that this director is active.
+type leading struct {
+	noHealth
+	active atomic.Bool
+}
+
+func (l *leading) SetLead(active bool) { l.active.Store(active) }
+
+// A director that is active before it has a VIP of the group, as one of an empty cluster is, leads when it gets one.
+func TestLeadOfAGroupThatComesLate(t *testing.T) {
+	fake(t, func(w *world, _ *kerneltest.Kernel) {
+		l := &leading{}
+		w.start("director: {interface: eth0}\nvips: []\nservices: []\n", member, func(o *Options) { o.Health = l })
+		w.mustRole("default", Role{Active: true, Epoch: 7, Why: "elected"})
+		if l.active.Load() {
+			t.Error("it leads without a VIP")
+		}
+		w.reload(two)
+		w.status()
+		if !l.active.Load() {
+			t.Error("it does not lead")
+		}
+		w.mustRole("default", Role{Why: "stepped down"})
+		if l.active.Load() {
+			t.Error("it leads as a standby")
 		}
 	})
 }

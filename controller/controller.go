@@ -304,6 +304,7 @@ func (c *Controller) take(f *spec.File, path string) {
 	c.want = c.wantedOf(c.have)
 	c.vipKeys, c.vips.groups = keysOf(f), groupsOf(f)
 	c.groups, c.fenced = f.Spec.Groups(), false
+	c.opts.Health.SetLead(c.anyActive()) // of groups that a role may be older than
 	c.settings = Settings(f)
 	if c.clustered() {
 		c.settings = append(c.settings, ClusterSettings(f, c.opts.Sync != nil)...)
