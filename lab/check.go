@@ -23,6 +23,7 @@ type Check interface {
 
 type rawCheck struct {
 	Connections conf.At[rawConnections] `yaml:"connections"`
+	Latency     conf.At[rawLatency]     `yaml:"latency"`
 	Share       conf.At[rawShare]       `yaml:"share"`
 	Streams     conf.At[rawStreams]     `yaml:"streams"`
 	Answers     conf.At[rawAnswers]     `yaml:"answers"`
@@ -102,6 +103,9 @@ func (b *builder) checks(r *conf.Reader, field string, raw []conf.At[rawCheck]) 
 		if c.V.Connections.Set {
 			found = append(found, b.connections(in.In("connections"), c.V.Connections))
 		}
+		if c.V.Latency.Set {
+			found = append(found, b.latency(in.In("latency"), c.V.Latency))
+		}
 		if c.V.Share.Set {
 			found = append(found, b.share(in.In("share"), c.V.Share))
 		}
@@ -133,7 +137,7 @@ func (b *builder) checks(r *conf.Reader, field string, raw []conf.At[rawCheck]) 
 			found = append(found, b.log(in.In("log"), c.V.Log))
 		}
 		if len(found) != 1 {
-			in.Errorf(c.Pos, "", "an expectation is exactly one of: connections, share, streams, answers, holders, table, address, run, alive, log; found %d", len(found))
+			in.Errorf(c.Pos, "", "an expectation is exactly one of: connections, latency, share, streams, answers, holders, table, address, run, alive, log; found %d", len(found))
 			continue
 		}
 		out = append(out, found[0])

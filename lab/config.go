@@ -89,6 +89,10 @@ type Probe struct {
 	Count   int
 	// Lifetime of each stream; 0: they are kept.
 	Lifetime time.Duration
+	// ServiceTime is how long a page of an http back end keeps one of Workers busy; 0: pages take no time. Its page /load
+	// tells how many requests it has for each worker.
+	ServiceTime time.Duration
+	Workers     int
 }
 
 // Patient multiplies the bounds in time of the whole, of each step and of each start by n, for a machine that is slow or
@@ -198,6 +202,8 @@ type rawProcess struct {
 	Timeout  conf.Value        `yaml:"timeout"`
 	Count    conf.Value        `yaml:"count"`
 	Lifetime conf.Value        `yaml:"lifetime"`
+	Service  conf.Value        `yaml:"service_time"`
+	Workers  conf.Value        `yaml:"workers"`
 	Env      conf.List         `yaml:"env"`
 	Start    conf.Value        `yaml:"start"`
 	Ready    conf.At[rawReady] `yaml:"ready"`
@@ -510,14 +516,14 @@ func readAddrPort(r *conf.Reader, v conf.Value, field string) netip.AddrPort {
 
 // probeFields: what each kind of probe takes besides its name.
 var probeFields = map[string]struct {
-	target, listen, address, every, timeout, count, lifetime bool
-	defEvery                                                 time.Duration
+	target, listen, address, every, timeout, count, lifetime, service bool
+	defEvery                                                          time.Duration
 }{
 	"connect":  {target: true, every: true, timeout: true, defEvery: 20 * time.Millisecond},
 	"stream":   {target: true, every: true, timeout: true, count: true, lifetime: true, defEvery: 100 * time.Millisecond},
 	"udp":      {target: true, every: true, timeout: true, defEvery: 20 * time.Millisecond},
 	"arp":      {address: true, every: true, defEvery: 50 * time.Millisecond},
-	"http":     {listen: true},
+	"http":     {listen: true, service: true},
 	"echo":     {listen: true},
 	"udp-echo": {listen: true},
 }
@@ -536,7 +542,7 @@ func readProbe(r *conf.Reader, p conf.At[rawProcess]) *Probe {
 	}{
 		{p.V.Target, "target", f.target, true}, {p.V.Listen, "listen", f.listen, true}, {p.V.Address, "address", f.address, true},
 		{p.V.Every, "every", f.every, false}, {p.V.Timeout, "timeout", f.timeout, false}, {p.V.Count, "count", f.count, false},
-		{p.V.Lifetime, "lifetime", f.lifetime, false},
+		{p.V.Lifetime, "lifetime", f.lifetime, false}, {p.V.Service, "service_time", f.service, false}, {p.V.Workers, "workers", f.service, false},
 	} {
 		switch {
 		case x.wanted && x.required:
@@ -544,6 +550,9 @@ func readProbe(r *conf.Reader, p conf.At[rawProcess]) *Probe {
 		case !x.wanted && x.v.Set:
 			r.Errorf(x.v.Pos, x.name, "a probe of kind %s does not take it", kind)
 		}
+	}
+	if f.service && p.V.Workers.Set && !p.V.Service.Set {
+		r.Errorf(p.V.Workers.Pos, "workers", "needs service_time: pages take no time without one")
 	}
 	return &Probe{
 		Kind:     kind,
@@ -554,6 +563,9 @@ func readProbe(r *conf.Reader, p conf.At[rawProcess]) *Probe {
 		Timeout:  r.Duration(p.V.Timeout, "timeout", 10*time.Millisecond, time.Minute, 2*time.Second),
 		Count:    int(r.Int(p.V.Count, "count", 1, 10000, 1)),
 		Lifetime: r.Duration(p.V.Lifetime, "lifetime", 100*time.Millisecond, time.Hour, 0),
+
+		ServiceTime: r.Duration(p.V.Service, "service_time", time.Millisecond, time.Minute, 0),
+		Workers:     int(r.Int(p.V.Workers, "workers", 1, 1000, 1)),
 	}
 }
 

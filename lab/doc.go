@@ -10,6 +10,9 @@
 // the address and is silent, or that nobody can reach, harms nobody. A measure step writes down what a
 // fault has cost, and [Summarise] gathers that over many rounds.
 //
+// A back end may be given workers and a service time, so that a server that is slow, and its queue, can be had on a kernel
+// with one processor; a latency expectation compares what clients wait with an earlier time of the same run.
+//
 // The same folder runs in user-mode Linux as an ordinary user and, where the host's kernel has IPVS
 // and one is root, in namespaces of the host.
 package lab

@@ -88,7 +88,9 @@ func (p *process) argv() ([]string, error) {
 			"--count", strconv.Itoa(p.Probe.Count), "--lifetime", p.Probe.Lifetime.String())
 	case "arp":
 		args = append(args, "--address", p.Probe.Address.String(), "--every", p.Probe.Every.String())
-	case "http", "echo", "udp-echo":
+	case "http":
+		args = append(args, "--listen", p.Probe.Listen.String(), "--service-time", p.Probe.ServiceTime.String(), "--workers", strconv.Itoa(p.Probe.Workers))
+	case "echo", "udp-echo":
 		args = append(args, "--listen", p.Probe.Listen.String())
 	}
 	return args, nil

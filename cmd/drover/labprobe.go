@@ -35,8 +35,8 @@ func labProbeCommand() *cli.Command {
 				return nil
 			}}
 	}
-	server := func(name, usage string, run func(c *cli.Context, w *probe.Writer, listen netip.AddrPort) error) *cli.Command {
-		return &cli.Command{Name: name, Usage: usage, Flags: []cli.Flag{listen},
+	server := func(name, usage string, run func(c *cli.Context, w *probe.Writer, listen netip.AddrPort) error, flags ...cli.Flag) *cli.Command {
+		return &cli.Command{Name: name, Usage: usage, Flags: append([]cli.Flag{listen}, flags...),
 			Action: func(c *cli.Context) error {
 				ap, err := addrPort(c, "listen")
 				if err != nil {
@@ -75,7 +75,11 @@ func labProbeCommand() *cli.Command {
 				},
 			},
 			server("http", "serve pages that name this host and the client's address",
-				func(c *cli.Context, w *probe.Writer, ap netip.AddrPort) error { return probe.HTTP(c.Context, w, ap) }),
+				func(c *cli.Context, w *probe.Writer, ap netip.AddrPort) error {
+					return probe.HTTP(c.Context, w, probe.HTTPOptions{Listen: ap, ServiceTime: c.Duration("service-time"), Workers: c.Int("workers")})
+				},
+				&cli.DurationFlag{Name: "service-time", Usage: "a page keeps a worker busy for this `TIME`; " + probe.LoadPage + " tells how many requests there are for each worker"},
+				&cli.IntFlag{Name: "workers", Value: 1, Usage: "`NUMBER` of pages at a time, with --service-time"}),
 			server("echo", "echo TCP connections",
 				func(c *cli.Context, w *probe.Writer, ap netip.AddrPort) error { return probe.Echo(c.Context, w, ap) }),
 			server("udp-echo", "echo UDP datagrams with the name of this host",

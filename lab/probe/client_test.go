@@ -4,9 +4,12 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"regexp"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -76,7 +79,7 @@ func measure(t *testing.T, serve func(context.Context, *Writer) error, ask func(
 
 func TestConnectNamesServerAndClient(t *testing.T) {
 	ap := freePort(t, "tcp")
-	s := measure(t, func(ctx context.Context, w *Writer) error { return HTTP(ctx, w, ap) },
+	s := measure(t, func(ctx context.Context, w *Writer) error { return HTTP(ctx, w, HTTPOptions{Listen: ap}) },
 		func(ctx context.Context, w *Writer) { Connect(ctx, w, ap, 5*time.Millisecond, time.Second) }, OK, 20)
 	got := s.Connections(Window{0, Now()})
 	if got.OK < 20 || got.Failed != 0 || len(got.Servers()) != 1 {
@@ -183,4 +186,58 @@ func TestStreamsSeeABreak(t *testing.T) {
 	if got := s.Streams(Window{0, Now()}); got.Broken != 3 || got.Alive != 0 {
 		t.Errorf("got %+v", got)
 	}
+}
+
+// A back end with a service time serves as many at once as it has workers, the others wait; and it says how many there
+// are.
+func TestServiceTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(&HTTPOptions{ServiceTime: 100 * time.Millisecond, Workers: 2}, time.Now())
+		start := time.Now()
+		ended := make(chan time.Duration, 5)
+		for range 5 {
+			go func() {
+				d.serve(t.Context())
+				ended <- time.Since(start)
+			}()
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		go d.serve(gone)
+		synctest.Wait()
+		cancel() // it waits for a worker, or it has one
+		var got []time.Duration
+		for range 5 {
+			got = append(got, (<-ended).Round(time.Millisecond))
+		}
+		if first, last := got[0], got[4]; first != 100*time.Millisecond || last > 300*time.Millisecond || last < 200*time.Millisecond {
+			t.Errorf("ended at %v", got)
+		}
+		time.Sleep(time.Until(start.Add(time.Second)))
+		// Five of 0.1 to 0.3 s in a second, by two workers: (2*0.1+2*0.2+0.3)/2, and the sixth.
+		if load := d.load(time.Now()); load < 0.4 || load > 0.65 {
+			t.Errorf("load %v", load)
+		}
+		time.Sleep(time.Second)
+		if load := d.load(time.Now()); load != 0 || d.load(time.Now()) != 0 {
+			t.Errorf("load %v when idle", load)
+		}
+	})
+}
+
+func TestLoadPage(t *testing.T) {
+	ap := freePort(t, "tcp")
+	measure(t, func(ctx context.Context, w *Writer) error {
+		return HTTP(ctx, w, HTTPOptions{Listen: ap, ServiceTime: time.Millisecond})
+	}, func(ctx context.Context, w *Writer) {
+		Connect(ctx, w, ap, 5*time.Millisecond, time.Second)
+		resp, err := http.Get("http://" + ap.String() + LoadPage)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		if b, err := io.ReadAll(resp.Body); err != nil || !regexp.MustCompile(`^\d+\.\d{3}\n$`).Match(b) {
+			t.Errorf("the page says %q, %v", b, err)
+		}
+	}, OK, 5)
 }

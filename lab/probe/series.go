@@ -126,6 +126,19 @@ func (s *Series) Connections(w Window) Connections {
 	return out
 }
 
+// Latencies lists how long the attempts took that were begun in w and have ended, the shortest first. One that failed
+// counts for as long as its client has waited.
+func (s *Series) Latencies(w Window) []time.Duration {
+	var out []time.Duration
+	s.each(func(e Event) {
+		if (e.Kind == OK || e.Kind == Fail) && e.Start >= w.From && e.Start <= w.To {
+			out = append(out, e.At-e.Start)
+		}
+	})
+	slices.Sort(out)
+	return out
+}
+
 // Share returns the part of the successful connections that server answered, 0 to 1.
 func (c Connections) Share(server string) float64 {
 	if c.OK == 0 {

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bytes"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -125,5 +126,22 @@ func TestEventsSurviveTheirPipe(t *testing.T) {
 	}
 	if err := ReadEvents(strings.NewReader("{\"kind\":\n"), func(Event) {}); err == nil {
 		t.Error("half an event was taken for a whole one")
+	}
+}
+
+func TestLatencies(t *testing.T) {
+	s := NewSeries()
+	for _, e := range []Event{
+		{Kind: OK, Start: 5 * ms, At: 15 * ms}, // before
+		{Kind: OK, Start: 10 * ms, At: 40 * ms},
+		{Kind: Fail, Start: 11 * ms, At: 2011 * ms},
+		{Kind: OK, Start: 12 * ms, At: 13 * ms},
+		{Kind: Stall, Start: 12 * ms, At: 500 * ms},
+		{Kind: OK, Start: 21 * ms, At: 22 * ms}, // after
+	} {
+		s.Add(e)
+	}
+	if got := fmt.Sprint(s.Latencies(Window{10 * ms, 20 * ms})); got != "[1ms 30ms 2s]" {
+		t.Errorf("got %s", got)
 	}
 }
