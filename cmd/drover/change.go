@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,10 @@ func change(ctx context.Context, c *cli.Context, d *api.Client, list ...edit.Cha
 			return &api.Error{Status: 409, Text: fmt.Sprintf("version %s is in force, not %s", orNone(doc.Version), given)}
 		}
 		r, err := edit.Apply([]byte(doc.Content), list...)
+		var invalid *edit.InvalidError
+		if errors.As(err, &invalid) && try == 1 {
+			return cli.Exit(err, 2)
+		}
 		if err != nil && try > 1 {
 			return &api.Error{Status: 409, Text: fmt.Sprintf("somebody else has changed the specification meanwhile, and the edit does not apply to version %s: %v", doc.Version, err)}
 		}
@@ -51,10 +56,7 @@ func change(ctx context.Context, c *cli.Context, d *api.Client, list ...edit.Cha
 			return err
 		}
 		var out api.Changed
-		in := api.Change{Content: string(r.Text), Who: whoami(), What: c.String("message"), IfVersion: doc.Version, DryRun: c.Bool("dry-run")}
-		if in.What == "" {
-			in.What, _ = c.App.Metadata["typed"].(string)
-		}
+		in := api.Change{Content: string(r.Text), Who: whoami(), What: whatFor(c), IfVersion: doc.Version, DryRun: c.Bool("dry-run")}
 		err = d.Do(ctx, "PUT", "/v1/spec", in, &out)
 		var refused *api.Error
 		if errors.As(err, &refused) && refused.Conflict() && given == "" && try < changeTries {
@@ -77,6 +79,12 @@ func change(ctx context.Context, c *cli.Context, d *api.Client, list ...edit.Cha
 		}
 		return printChanged(c.App.Writer, &out)
 	}
+}
+
+// whatFor is what the history is to say of a change: what the user says, or else the command.
+func whatFor(c *cli.Context) string {
+	typed, _ := c.App.Metadata["typed"].(string)
+	return cmp.Or(c.String("message"), typed)
 }
 
 func orNone(version string) string {

@@ -96,7 +96,7 @@ func clusterCommands() []*cli.Command {
 			Flags: []cli.Flag{directorFlag,
 				&cli.PathFlag{Name: "file", Aliases: []string{"f"}, Usage: "read `FILE`; - is the standard input"},
 				&cli.StringFlag{Name: "if-version", Usage: "only if `VERSION` is in force"},
-				&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "say in the history what this is for"},
+				&cli.StringFlag{Name: "message", Aliases: []string{"m"}, Usage: "say `TEXT` in the history; default: the command"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "print what would change in the active director's table, and change nothing"},
 			},
 			Action: ask(0, 0, applyAction),
@@ -407,7 +407,7 @@ func applyAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 	if c.Path("file") == "" {
 		return cli.Exit("apply: -f is missing (usage: "+c.Command.UsageText+")", 2)
 	}
-	return applyFile(ctx, c, d, c.Path("file"), c.String("message"))
+	return applyFile(ctx, c, d, c.Path("file"))
 }
 
 // readSpec reads a specification from a file, or from the standard input if path is "-".
@@ -436,13 +436,13 @@ func readSpec(c *cli.Context, path string) (content []byte, s *spec.File, err er
 	return content, s, nil
 }
 
-func applyFile(ctx context.Context, c *cli.Context, d *api.Client, path, message string) error {
+func applyFile(ctx context.Context, c *cli.Context, d *api.Client, path string) error {
 	content, _, err := readSpec(c, path)
 	if err != nil {
 		return err
 	}
 	var out api.Changed
-	in := api.Change{Content: string(content), Who: whoami(), What: message, IfVersion: c.String("if-version"), DryRun: c.Bool("dry-run")}
+	in := api.Change{Content: string(content), Who: whoami(), What: whatFor(c), IfVersion: c.String("if-version"), DryRun: c.Bool("dry-run")}
 	if err := d.Do(ctx, "PUT", "/v1/spec", in, &out); err != nil {
 		return err
 	}

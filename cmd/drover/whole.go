@@ -85,7 +85,7 @@ func restoreAction(ctx context.Context, c *cli.Context, d *api.Client) error {
 	if path == "" {
 		path = "-"
 	}
-	return applyFile(ctx, c, d, path, c.String("message"))
+	return applyFile(ctx, c, d, path)
 }
 
 func diffAction(ctx context.Context, c *cli.Context, d *api.Client) error {

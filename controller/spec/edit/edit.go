@@ -27,7 +27,7 @@ type Result struct {
 const empty = "vips: []\nservices: []\n"
 
 // Apply makes the changes, one after the other, to a document that [spec.ParseSpec] takes, or an empty one. An
-// error is that of the change if it does not apply, and otherwise what is wrong with the changed values.
+// error is that of the change if it does not apply, and otherwise an [*InvalidError].
 func Apply(text []byte, changes ...Change) (*Result, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		text = []byte(empty)
@@ -75,6 +75,12 @@ func said(list conf.Errors, w *conf.Error) bool {
 	return false
 }
 
+// InvalidError says that the changed values are none that a specification can have, whatever it was before.
+type InvalidError struct{ text string }
+
+// Error names each value, with its bounds.
+func (e *InvalidError) Error() string { return e.text }
+
 // complaint leaves out of complaints the lines of a document that nobody has seen.
 func complaint(err error) error {
 	var list conf.Errors
@@ -85,5 +91,5 @@ func complaint(err error) error {
 	for i, e := range list {
 		lines[i] = strings.TrimPrefix(fmt.Sprintf("%s: %s", e.Place, e.Message), ": ")
 	}
-	return errors.New(strings.Join(lines, "\n"))
+	return &InvalidError{strings.Join(lines, "\n")}
 }
