@@ -38,9 +38,10 @@ type Options struct {
 	Memory time.Duration
 }
 
-// gain is the k of the law, a second.
+// gain is the k of the law, a second. With a memory of m and without delay, the scheduler's lead cancels the integrator
+// at frequencies above 1/m: what is left is a lag with the gain k·m, which is 2 at the most.
 func (o *Options) gain() float64 {
-	return 1 / max(4*(o.Smoothing+reportDelay), o.Memory).Seconds()
+	return 1 / max(4*(o.Smoothing+reportDelay), o.Memory/2).Seconds()
 }
 
 // slew bounds what the logarithm of a factor moves a second, down and up. Where the scheduler remembers connections, a

@@ -240,14 +240,14 @@ func (w *simWRR) pick(weights []int) int {
 func simDefaults(scheduler string) Options {
 	o := Options{Min: 0.1, Max: 2, DeadBand: 0.1, Smoothing: 5 * time.Second, Up: 0.05, Down: 0.1, Stale: 10 * time.Second}
 	if scheduler == "wlc" {
-		o.Memory = 60 * time.Second
+		o.Memory = 2 * time.Minute
 	}
 	return o
 }
 
 // halfOfOne is a pool of four servers of which the last has half the processor.
 func halfOfOne(seed uint64, scheduler string, queueLoad bool, rate func(float64) float64) *sim {
-	s := &sim{seed: seed, scheduler: scheduler, rate: rate, options: simDefaults(scheduler), scale: 100, linger: 60, delay: time.Second, noise: 0.1,
+	s := &sim{seed: seed, scheduler: scheduler, rate: rate, options: simDefaults(scheduler), scale: 100, linger: 120, delay: time.Second, noise: 0.1,
 		queueLoad: queueLoad, until: 900, from: 300,
 		servers: []*simServer{{speed: 10, workers: 4}, {speed: 10, workers: 4}, {speed: 10, workers: 4}, {speed: 5, workers: 4}}}
 	if scheduler == "wrr" {

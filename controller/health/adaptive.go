@@ -14,8 +14,9 @@ import (
 
 const (
 	// schedulerMemory is how long the schedulers that count connections which have ended do so: in direct routing the
-	// director sees a client close, and the kernel keeps that connection for a minute (CLOSE_WAIT in ip_vs_proto_tcp.c).
-	schedulerMemory = time.Minute
+	// director sees a client close, and the kernel keeps that connection for two minutes (FIN_WAIT, tcp_timeouts in
+	// net/netfilter/ipvs/ip_vs_proto_tcp.c) unless it was told otherwise.
+	schedulerMemory = 2 * time.Minute
 	// largeChange is by how much a factor has to differ from the one last told of to be told.
 	largeChange = 0.3
 	// loadKept is after how long a load is forgotten.
@@ -233,10 +234,10 @@ func (e *Engine) tellAdapted(svc *service, states map[ipvs.DestKey]adapt.State) 
 		silent := x.Why == adapt.Stale
 		switch {
 		case silent && !svc.silent[d.DestKey]:
-			e.opts.Event(Event{Service: svc.spec.Name, Server: d.Name, Text: "tells no load any more: its weight goes back to the configured one"})
+			e.opts.Event(Event{Service: svc.spec.Name, Server: d.Name, Weight: true, Text: "tells no load any more: its weight goes back to the configured one"})
 		case math.Abs(x.Factor-before) >= largeChange:
 			svc.spoken[d.DestKey] = x.Factor
-			e.opts.Event(Event{Service: svc.spec.Name, Server: d.Name, Text: Adaption(x)})
+			e.opts.Event(Event{Service: svc.spec.Name, Server: d.Name, Weight: true, Text: Adaption(x)})
 		}
 		if svc.silent[d.DestKey] != silent {
 			svc.silent[d.DestKey] = silent
