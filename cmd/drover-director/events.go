@@ -93,13 +93,18 @@ func (e *events) drained(d controller.DrainEvent) {
 	e.put(level, api.Event{Kind: sink.Drain, Service: d.Service, Server: d.Server, State: d.State, Text: d.Text}, true)
 }
 
-// health keeps that a real server came up or went down. That one is up which nothing was known of, such as at the start, is not told.
+// health keeps that a real server came up or went down, or what its load has come to. That one is up which nothing was
+// known of, such as at the start, is not told.
 func (e *events) health(h health.Event) {
 	level := slog.LevelInfo
 	if h.Bad {
 		level = slog.LevelWarn
 	}
-	e.put(level, api.Event{Kind: sink.Health, Service: h.Service, Server: h.Server, State: h.State, Text: h.String()}, h.Bad || !h.First)
+	kind := sink.Health
+	if h.Weight {
+		kind = sink.Weights
+	}
+	e.put(level, api.Event{Kind: kind, Service: h.Service, Server: h.Server, State: h.State, Text: h.String()}, h.Bad || !h.First)
 }
 
 // trouble keeps that a sink loses events, or works again.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drover-lb/drover/cmd/internal/api"
+	"github.com/drover-lb/drover/controller/health"
 )
 
 func texts(list []api.Event) string {
@@ -92,4 +93,18 @@ func TestEventsAreWaitedFor(t *testing.T) {
 			t.Errorf("after %s: %v", time.Since(begin), x)
 		}
 	})
+}
+
+// What a load has come to is of a kind of its own.
+func TestEventsOfWeights(t *testing.T) {
+	e := newEvents(slog.New(slog.DiscardHandler))
+	e.health(health.Event{Service: "web", Server: "web1", Text: "adaptive weight, 50% of the configured one", Weight: true})
+	e.health(health.Event{Service: "web", Server: "web1", State: "down", Text: "is down: x", Bad: true})
+	got := ""
+	for _, x := range e.after(t.Context(), 0) {
+		got += x.Kind + " " + x.Level + " " + x.Text + "; "
+	}
+	if want := "weights info web: web1 adaptive weight, 50% of the configured one; health warn web: web1 is down: x; "; got != want {
+		t.Errorf("got %s", got)
+	}
 }

@@ -231,7 +231,7 @@ func TestKindsOfEvents(t *testing.T) {
 		t.Errorf("found %v only", seen)
 	}
 	for _, k := range sink.Kinds {
-		if !seen[k] && !slices.Contains([]string{sink.Role, sink.Health, sink.Drain, sink.Reload, sink.Notify}, k) {
+		if !seen[k] && !slices.Contains([]string{sink.Role, sink.Health, sink.Drain, sink.Weights, sink.Reload, sink.Notify}, k) {
 			t.Errorf("nothing is of the kind %s", k)
 		}
 	}

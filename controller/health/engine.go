@@ -56,6 +56,7 @@ type Event struct {
 	Text    string
 	Bad     bool
 	First   bool // nothing was known of the server before
+	Weight  bool // it is about a weight that follows loads
 }
 
 // Engine has real servers probed as a spec says. Make one with [New]; it does nothing before [Engine.Run].

@@ -33,6 +33,7 @@ const (
 	Role        = "role"        // this director became active or standby
 	Health      = "health"      // a real server, or the sorry server or panic of a service
 	Drain       = "drain"       // the drain of a real server
+	Weights     = "weights"     // a weight that follows loads has changed much, or its server tells none any more
 	Tracker     = "tracker"     // what keeps this director from being active
 	Conflict    = "conflict"    // somebody else claims a VIP
 	Election    = "election"    // a node that does not fit the election
@@ -51,11 +52,11 @@ const (
 )
 
 // Kinds lists those that a file can name.
-var Kinds = []string{Role, Health, Drain, Tracker, Conflict, Election, Late, Spec, Gossip, Handover, Maintenance, Keys, Reload, Sync, Timeouts, Zero, Notify}
+var Kinds = []string{Role, Health, Drain, Weights, Tracker, Conflict, Election, Late, Spec, Gossip, Handover, Maintenance, Keys, Reload, Sync, Timeouts, Zero, Notify}
 
-// quiet are the kinds that nobody is told of who does not ask for them: acts of operators that change no traffic, and sinks that
-// fail, which more of them would do then.
-var quiet = []string{Sync, Timeouts, Zero, Notify}
+// quiet are the kinds that nobody is told of who does not ask for them: acts of operators that change no traffic, what
+// mends itself, and sinks that fail, which more of them would do then.
+var quiet = []string{Weights, Sync, Timeouts, Zero, Notify}
 
 // DefaultKinds lists the kinds that a sink takes whose events are not written.
 func DefaultKinds() []string {
