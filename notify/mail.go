@@ -31,11 +31,14 @@ const (
 
 // mail sends what is queued as one mail.
 type mail struct {
-	set *sink.Mail
-	log *slog.Logger
+	set   *sink.Mail
+	log   *slog.Logger
+	words string
 }
 
 func (*mail) most() int { return maxMailEvents }
+
+func (m *mail) said() string { return m.words }
 
 // send returns nil when the server has taken responsibility for the mail (RFC 5321, section 4.2.5) for one recipient at least.
 func (m *mail) send(ctx context.Context, list []*Event) error {
@@ -160,6 +163,7 @@ func (m *mail) deliver(c *smtp.Client, text []byte) error {
 	if _, err := w.Write(text); err != nil {
 		return err
 	}
+	m.words = fmt.Sprintf("for %d of %d recipients", len(m.set.To)-len(errs), len(m.set.To))
 	return w.Close()
 }
 

@@ -170,7 +170,7 @@ func (s *server) mail(change func(*sink.Mail)) *mail {
 	if change != nil {
 		change(set)
 	}
-	return &mail{set, slog.New(slog.DiscardHandler)}
+	return &mail{set: set, log: slog.New(slog.DiscardHandler)}
 }
 
 func TestMailIsSent(t *testing.T) {
@@ -297,7 +297,11 @@ func TestWhatMailServersAnswer(t *testing.T) {
 		"quits in a hurry": {map[string]string{"QUIT": "500 what?"}, "", false},
 	} {
 		s := mailServer(t, &server{answers: tc.answers})
-		err := s.mail(nil).send(t.Context(), []*Event{event("x")})
+		m := s.mail(nil)
+		err := m.send(t.Context(), []*Event{event("x")})
+		if want := map[string]string{"one unknown": "for 1 of 2 recipients", "quits in a hurry": "for 2 of 2 recipients"}[name]; err == nil && m.said() != want {
+			t.Errorf("%s: it said %q, want %q", name, m.said(), want)
+		}
 		got := ""
 		if err != nil {
 			got = err.Error()

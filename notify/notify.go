@@ -225,6 +225,7 @@ type Answer struct {
 	Name string
 	Kind string
 	Took time.Duration
+	Said string // in words; "" for nothing
 	Err  error
 }
 
@@ -251,8 +252,12 @@ func (n *Notifier) Test(ctx context.Context, name string, e Event) ([]Answer, er
 		all.Go(func() {
 			s, _ := q.how()
 			begin := time.Now()
-			err := try(ctx, min(s.Timeout, testTimeout), n.sender(&s), []*Event{&e})
+			send := n.sender(&s) // not that of the queue, which may be at work
+			err := try(ctx, min(s.Timeout, testTimeout), send, []*Event{&e})
 			out[i] = Answer{Name: s.Name, Kind: s.Kind(), Took: time.Since(begin), Err: err}
+			if err == nil {
+				out[i].Said = send.said()
+			}
 		})
 	}
 	all.Wait()

@@ -30,6 +30,8 @@ type fake struct {
 
 func (f *fake) most() int { return max(f.batch, 1) }
 
+func (f *fake) said() string { return "fine" }
+
 func (f *fake) send(ctx context.Context, list []*Event) error {
 	f.mu.Lock()
 	f.when = append(f.when, time.Now())

@@ -28,6 +28,8 @@ type sender interface {
 	// send returns nil if the sink has taken all of them. The error is a [*refused] if there is no use in trying again, and a [*later] if
 	// the sink says when.
 	send(ctx context.Context, list []*Event) error
+	// said is what the sink answered when it last took something, in words, for whoever has sent that.
+	said() string
 }
 
 // refused is the error of what the sink will not take later either.
@@ -81,9 +83,9 @@ func (n *Notifier) senderOf(s *sink.Sink) sender {
 	case s.Webhook != nil:
 		return newWebhook(s.Webhook, n.opts.Version)
 	case s.Script != nil:
-		return &script{s.Script}
+		return &script{set: s.Script}
 	}
-	return &mail{s.Mail, n.log}
+	return &mail{set: s.Mail, log: n.log}
 }
 
 func (q *queue) how() (sink.Sink, sender) {

@@ -17,9 +17,14 @@ import (
 const envPrefix = "DROVER_EVENT_"
 
 // script runs a program for each event. It has taken the event if it ends with status 0.
-type script struct{ set *sink.Script }
+type script struct {
+	set   *sink.Script
+	words string
+}
 
 func (*script) most() int { return 1 }
+
+func (s *script) said() string { return s.words }
 
 // environment is an event as variables.
 func environment(e *Event) []string {
@@ -52,5 +57,6 @@ func (s *script) send(ctx context.Context, list []*Event) error {
 		}
 		return err
 	}
+	s.words = clean(cmd.Words(), program.MaxWords)
 	return nil
 }

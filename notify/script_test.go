@@ -19,7 +19,7 @@ func shell(t *testing.T, text string, args ...string) *script {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &script{&sink.Script{Command: append([]string{"/bin/sh", "-c", text, "page"}, args...), User: me.Username}}
+	return &script{set: &sink.Script{Command: append([]string{"/bin/sh", "-c", text, "page"}, args...), User: me.Username}}
 }
 
 func TestScriptFindsTheEvent(t *testing.T) {
@@ -28,6 +28,10 @@ func TestScriptFindsTheEvent(t *testing.T) {
 	err := shell(t, `env >"$2/env"; cat >"$2/in"; echo "$1" >"$2/arg"; pwd >>"$2/arg"`, "--team lb", dir).send(t.Context(), []*Event{e})
 	if err != nil {
 		t.Fatal(err)
+	}
+	s := shell(t, "echo paged the night shift; echo more")
+	if err := s.send(t.Context(), []*Event{e}); err != nil || s.said() != "paged the night shift" {
+		t.Errorf("%v, it said %q", err, s.said())
 	}
 	read := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(dir, name))
@@ -67,8 +71,8 @@ func TestHowScriptsEnd(t *testing.T) {
 		"exit status 3":                 shell(t, "exit 3"),
 		"exit status 1: no pager today": shell(t, "echo no pager today >&2; echo more; exit 1"),
 		"signal: terminated":            shell(t, "kill $$"),
-		`cannot be run as "nobody-here": user: unknown user nobody-here`:     {&sink.Script{Command: []string{"/bin/true"}, User: "nobody-here"}},
-		"cannot be run: fork/exec /bin/none-such: no such file or directory": {&sink.Script{Command: []string{"/bin/none-such"}, User: shell(t, "").set.User}},
+		`cannot be run as "nobody-here": user: unknown user nobody-here`:     {set: &sink.Script{Command: []string{"/bin/true"}, User: "nobody-here"}},
+		"cannot be run: fork/exec /bin/none-such: no such file or directory": {set: &sink.Script{Command: []string{"/bin/none-such"}, User: shell(t, "").set.User}},
 		"no answer after 200ms": shell(t, "sleep 60 & sleep 60"),
 	} {
 		begin := time.Now()

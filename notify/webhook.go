@@ -37,6 +37,7 @@ type webhook struct {
 	// Only one goroutine sends, beside tests, which have a client of their own each.
 	client *http.Client
 	ca     []byte // with which client was made
+	words  string
 }
 
 func newWebhook(s *sink.Webhook, version string) *webhook {
@@ -44,6 +45,8 @@ func newWebhook(s *sink.Webhook, version string) *webhook {
 }
 
 func (*webhook) most() int { return 1 }
+
+func (w *webhook) said() string { return w.words }
 
 // dialer bounds the parts of a connection; the whole of it is bounded by the context.
 var dialer = net.Dialer{Timeout: 5 * time.Second}
@@ -131,20 +134,26 @@ func (w *webhook) send(ctx context.Context, list []*Event) error {
 	}
 	defer resp.Body.Close()
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return answered(resp, answer)
+	w.words = words(resp, answer)
+	return answered(resp, w.words)
 }
 
-// answered is nil if a webhook has taken an event.
-func answered(resp *http.Response, body []byte) error {
-	if resp.StatusCode/100 == 2 {
-		return nil
-	}
+// words are the status and the first line of what a webhook answers.
+func words(resp *http.Response, body []byte) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-	text := "answers " + clean(resp.Status, maxWords)
+	text := clean(resp.Status, maxWords)
 	if line = clean(line, maxWords); line != "" {
 		text += ": " + line
 	}
-	err := errors.New(text)
+	return text
+}
+
+// answered is nil if a webhook has taken an event.
+func answered(resp *http.Response, words string) error {
+	if resp.StatusCode/100 == 2 {
+		return nil
+	}
+	err := errors.New("answers " + words)
 	switch code := resp.StatusCode; {
 	case code/100 == 3:
 		return fmt.Errorf("%w: not followed, as it leads to another host, or is no 307 or 308", err)

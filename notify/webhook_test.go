@@ -70,8 +70,9 @@ func TestWhatWebhooksAnswer(t *testing.T) {
 	defer other.Close()
 	var posts int
 	mux := http.NewServeMux()
-	mux.HandleFunc("/ok", func(_ http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/ok", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
+		_, _ = io.WriteString(w, "thanks\n")
 		if posts++; r.Method != "POST" || len(b) == 0 {
 			t.Errorf("%s of %d bytes", r.Method, len(b))
 		}
@@ -106,7 +107,11 @@ func TestWhatWebhooksAnswer(t *testing.T) {
 		"/fails":   {err: "answers 500 Internal Server Error: because [31m"},
 		"/busy":    {err: "answers 503 Service Unavailable: because [31m"},
 	} {
-		err := newWebhook(&sink.Webhook{URL: srv.URL + path}, "").send(t.Context(), []*Event{event("x")})
+		w := newWebhook(&sink.Webhook{URL: srv.URL + path}, "")
+		err := w.send(t.Context(), []*Event{event("x")})
+		if err == nil && w.said() != "200 OK: thanks" {
+			t.Errorf("%s: it said %q", path, w.said())
+		}
 		got := ""
 		if err != nil {
 			got = err.Error()

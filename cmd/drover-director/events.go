@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,13 +27,19 @@ type events struct {
 
 	mu   sync.Mutex // guards what follows
 	list []api.Event
-	next uint64
-	more chan struct{} // closed when there is a new one
+	// crowd is how many of them are about real servers. There may be very many at once, so the oldest of these go first as
+	// long as they are more than half of all: how this director fared is still told then.
+	crowd int
+	next  uint64
+	more  chan struct{} // closed when there is a new one
 }
 
 func newEvents(log *slog.Logger) *events {
 	return &events{log: log, next: 1, more: make(chan struct{})}
 }
+
+// ofServers reports whether an event is about a service or a real server.
+func ofServers(x api.Event) bool { return x.Kind == sink.Health || x.Kind == sink.Drain }
 
 // add keeps an event, logs it at a level, and has it told.
 func (e *events) add(level slog.Level, kind, format string, args ...any) {
@@ -45,7 +52,17 @@ func (e *events) put(level slog.Level, x api.Event, tell bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.list) == maxEvents {
-		e.list = append(e.list[:0], e.list[1:]...)
+		i := 0
+		if e.crowd > maxEvents/2 {
+			i = slices.IndexFunc(e.list, ofServers)
+		}
+		if ofServers(e.list[i]) {
+			e.crowd--
+		}
+		e.list = slices.Delete(e.list, i, i+1)
+	}
+	if ofServers(x) {
+		e.crowd++
 	}
 	x.Seq, x.When, x.Level = e.next, time.Now(), notify.LevelWord(level)
 	e.list = append(e.list, x)

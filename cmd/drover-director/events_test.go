@@ -66,6 +66,38 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 }
 
+// A rack that goes down does not make the others forgotten.
+func TestRealServersDoNotCrowdOut(t *testing.T) {
+	e := newEvents(slog.New(slog.DiscardHandler))
+	e.add(slog.LevelInfo, "health", "first")
+	for i := range 10 {
+		e.add(slog.LevelInfo, "role", "%d", i)
+	}
+	for i := range 5 * maxEvents {
+		e.add(slog.LevelInfo, []string{"health", "drain"}[i%2], "%d", i)
+	}
+	got := e.after(t.Context(), 0)
+	if len(got) != maxEvents || got[0].Text != "0" || got[9].Kind != "role" || got[10].Text != fmt.Sprint(4*maxEvents+10) || got[maxEvents-1].Text != fmt.Sprint(5*maxEvents-1) {
+		t.Errorf("%d events: %+v, %+v, %+v", len(got), got[0], got[10], got[len(got)-1])
+	}
+	for i := range maxEvents { // and the others do not make those forgotten
+		e.add(slog.LevelInfo, "spec", "%d", i)
+	}
+	got = e.after(t.Context(), 0)
+	crowd := 0
+	for i, x := range got {
+		if ofServers(x) {
+			crowd++
+		}
+		if i > 0 && x.Seq <= got[i-1].Seq {
+			t.Fatalf("%d comes after %d", x.Seq, got[i-1].Seq)
+		}
+	}
+	if len(got) != maxEvents || crowd != e.crowd || crowd > maxEvents/2 {
+		t.Errorf("%d events, %d about real servers, counted %d", len(got), crowd, e.crowd)
+	}
+}
+
 func TestEventsAreWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newEvents(slog.New(slog.DiscardHandler))

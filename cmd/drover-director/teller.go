@@ -186,7 +186,7 @@ func (t *teller) test(ctx context.Context, x api.SinkTest) ([]api.SinkTested, er
 	}
 	out := []api.SinkTested{}
 	for _, a := range list {
-		r := api.SinkTested{Name: a.Name, Kind: a.Kind, Took: a.Took.Seconds()}
+		r := api.SinkTested{Name: a.Name, Kind: a.Kind, Took: a.Took.Seconds(), Said: a.Said}
 		if a.Err != nil {
 			r.Error = a.Err.Error()
 		}

@@ -274,9 +274,9 @@ func TestExitStatus(t *testing.T) {
 		t.Errorf("keys add: %d, %q, %q", status, out, errs)
 	}
 
-	d = newDirector(t, http.StatusOK, `[{"name":"ops","kind":"webhook","took_seconds":2},{"name":"pager","kind":"script","took_seconds":0.5,"error":"exit status 3"}]`)
+	d = newDirector(t, http.StatusOK, `[{"name":"ops","kind":"webhook","took_seconds":2,"said":"200 OK"},{"name":"pager","kind":"script","took_seconds":0.5,"error":"exit status 3"}]`)
 	t.Setenv("DROVER_DIRECTOR", d.url)
-	if status, out, errs := drover(t.Context(), "", "notify", "test"); status != 1 || out != "SINK   KIND     TOOK   ANSWER\nops    webhook  2s     taken\npager  script   500ms  FAILED: exit status 3\n" || errs != "drover: 1 of 2 sinks have not taken it\n" {
+	if status, out, errs := drover(t.Context(), "", "notify", "test"); status != 1 || out != "SINK   KIND     TOOK   ANSWER\nops    webhook  2s     taken: 200 OK\npager  script   500ms  FAILED: exit status 3\n" || errs != "drover: 1 of 2 sinks have not taken it\n" {
 		t.Errorf("notify test: %d, %q, %q", status, out, errs)
 	}
 

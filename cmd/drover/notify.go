@@ -90,6 +90,9 @@ func testSinks(ctx context.Context, c *cli.Context, d *api.Client) error {
 	}
 	for _, s := range list {
 		answer := "taken"
+		if s.Said != "" {
+			answer += ": " + s.Said
+		}
 		if s.Error != "" {
 			answer = "FAILED: " + s.Error
 			failed++

@@ -264,6 +264,7 @@ type SinkTested struct {
 	Name  string  `json:"name"`
 	Kind  string  `json:"kind"`
 	Took  float64 `json:"took_seconds"`
+	Said  string  `json:"said,omitempty"` // what it answered when it took it
 	Error string  `json:"error,omitempty"`
 }
 
