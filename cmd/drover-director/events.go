@@ -39,7 +39,7 @@ func newEvents(log *slog.Logger) *events {
 }
 
 // ofServers reports whether an event is about a service or a real server.
-func ofServers(x api.Event) bool { return x.Kind == sink.Health || x.Kind == sink.Drain }
+func ofServers(x api.Event) bool { return x.Service != "" }
 
 // add keeps an event, logs it at a level, and has it told.
 func (e *events) add(level slog.Level, kind, format string, args ...any) {

@@ -69,12 +69,15 @@ func TestEventsAreBounded(t *testing.T) {
 // A rack that goes down does not make the others forgotten.
 func TestRealServersDoNotCrowdOut(t *testing.T) {
 	e := newEvents(slog.New(slog.DiscardHandler))
-	e.add(slog.LevelInfo, "health", "first")
+	server := func(kind, text string) {
+		e.put(slog.LevelInfo, api.Event{Kind: kind, Service: "web", Text: text}, true)
+	}
+	server("health", "first")
 	for i := range 10 {
 		e.add(slog.LevelInfo, "role", "%d", i)
 	}
 	for i := range 5 * maxEvents {
-		e.add(slog.LevelInfo, []string{"health", "drain"}[i%2], "%d", i)
+		server([]string{"health", "drain", "weights"}[i%3], fmt.Sprint(i))
 	}
 	got := e.after(t.Context(), 0)
 	if len(got) != maxEvents || got[0].Text != "0" || got[9].Kind != "role" || got[10].Text != fmt.Sprint(4*maxEvents+10) || got[maxEvents-1].Text != fmt.Sprint(5*maxEvents-1) {

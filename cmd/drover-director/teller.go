@@ -75,8 +75,8 @@ func (m *member) activeFor() []string {
 // tell is Tell of [notify.Options].
 func (t *teller) tell(ctx context.Context, e *notify.Event) bool {
 	m := t.cluster.Load()
-	if m == nil || e.Kind != sink.Health && e.Kind != sink.Drain && e.Kind != sink.Gossip {
-		return true // this director's own
+	if m == nil || !common(e) {
+		return true
 	}
 	group := m.leading()
 	if e.Service != "" {
@@ -95,6 +95,9 @@ func (t *teller) tell(ctx context.Context, e *notify.Event) bool {
 	}
 	return tells(m.opts.Name, before.active, m.view(ctx, group))
 }
+
+// common reports whether all directors see what happened, and not this one alone.
+func common(e *notify.Event) bool { return e.Service != "" || e.Kind == sink.Gossip }
 
 // groupOf is the group of the VIP of a service. One that has none, such as one by mark, is with the first group.
 func (m *member) groupOf(service string) string {

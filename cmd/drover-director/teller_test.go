@@ -63,6 +63,26 @@ func TestWhoTells(t *testing.T) {
 	}
 }
 
+func TestWhatAllDirectorsSee(t *testing.T) {
+	ev := newEvents(slog.New(slog.DiscardHandler))
+	var got []string
+	ev.told = func(_ slog.Level, x *api.Event) {
+		if common(&notify.Event{Kind: x.Kind, Service: x.Service}) {
+			got = append(got, x.Kind)
+		}
+	}
+	ev.health(health.Event{Service: "web", Server: "web1", Bad: true})
+	ev.health(health.Event{Service: "web", Server: "web1", Weight: true})
+	ev.drained(controller.DrainEvent{Service: "web", Server: "web1"})
+	ev.trouble(slog.LevelError, "ops", "x")
+	for _, kind := range []string{sink.Role, sink.Tracker, sink.Conflict, sink.Gossip, sink.Spec, sink.Late} {
+		ev.add(slog.LevelInfo, kind, "x")
+	}
+	if want := "health weights drain gossip"; strings.Join(got, " ") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+}
+
 func TestGroupOf(t *testing.T) {
 	f, err := spec.Parse("f", []byte(`
 director: {interface: eth0}
