@@ -354,6 +354,9 @@ func TestTheOldestIsDropped(t *testing.T) {
 		if s.Queued != MaxQueue || s.Dropped != 7 {
 			t.Errorf("%+v", s)
 		}
+		if log := w.log.String(); strings.Contains(log, " id=x ") || !strings.Contains(log, " id=1 ") { // x is being told
+			t.Errorf("log\n%s", log)
+		}
 		close(release)
 		synctest.Wait()
 		got := strings.FieldsFunc(f.taken(), func(r rune) bool { return r == ' ' || r == '+' })
