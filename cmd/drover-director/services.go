@@ -311,13 +311,15 @@ func (v *view) verdict(svc *spec.Service, r *spec.RealServer) (x health.Verdict,
 	}
 	switch {
 	case x.State == health.Down && x.Kept:
-		reason.Text = strings.TrimSuffix("is down, and kept: "+x.Reason, ": ")
+		reason.Text = strings.TrimSuffix("is down, and kept: "+strings.TrimPrefix(x.Reason, "kept, "), ": ")
 	case x.State == health.Down:
 		reason.Text = strings.TrimSuffix("is down: "+x.Reason, ": ")
 		reason.Change = "good probes, as many as the check's rise asks for; drover checks tells how they go"
 	case x.State == health.Unknown:
 		reason.Text = "has not been probed to an end yet, and is left as it is"
 		reason.Change = "the first probe; drover checks tells how it goes"
+	case x.Reason != "": // up, and not with all of its weight yet
+		reason.Text, reason.Change = x.Reason, "time, as long as its probes are good"
 	default:
 		return x, nil
 	}
