@@ -149,12 +149,8 @@ func perMille(factor float64) int {
 // adapt has the weights follow the loads, each [adapt.Every]. A director that is not active averages the loads, so that
 // it can go on at once, and leaves the factors as the active one has told them.
 func (e *Engine) adapt(now time.Time) {
-	any := false
-	for _, svc := range e.services {
-		any = any || svc.loads != nil
-	}
 	switch {
-	case !any:
+	case !e.follows:
 		if !e.adapting.IsZero() {
 			e.adapting = time.Time{}
 			e.adapted.Store(&Adapted{})

@@ -103,7 +103,8 @@ type Engine struct {
 	judged   time.Time
 	fresh    bool      // the spec or the way is new
 	next     time.Time // the earliest of the services' own; zero: none
-	adapting time.Time // when weights were last adapted; zero: no service asks for it
+	follows  bool      // the weights of a service follow loads
+	adapting time.Time // when weights were last adapted; zero: they are not
 }
 
 // target is a probe with its state and those who share it.
@@ -320,6 +321,7 @@ func (e *Engine) assign(now time.Time) {
 	old, before := e.targets, e.services
 	e.targets, e.services = make(map[Target]*target), make(map[ipvs.Key]*service)
 	used := make(map[via]bool)
+	e.follows = false
 	for i := range e.current.Services {
 		s := &e.current.Services[i]
 		if !s.Checked() {
@@ -331,6 +333,7 @@ func (e *Engine) assign(now time.Time) {
 			svc.adaptive = b.adaptive
 		}
 		svc.adaptive.set(s)
+		e.follows = e.follows || s.Adaptive.On
 		for k := range s.Checks {
 			c := &s.Checks[k]
 			svc.within = max(svc.within, minWithin, 2*(c.Interval+time.Duration(c.Fall)*(c.Fast+c.Timeout)))

@@ -20,9 +20,10 @@ type Report struct {
 type ServerReport struct {
 	Server string    `json:"server"` // address and port
 	Name   string    `json:"name"`
-	State  string    `json:"state"`          // up, down or unknown
-	Kept   bool      `json:"kept,omitempty"` // down, and gets traffic all the same
-	Weight uint32    `json:"weight"`         // in force
+	State  string    `json:"state"`            // up, down or unknown
+	Kept   bool      `json:"kept,omitempty"`   // down, and gets traffic all the same
+	Weight uint32    `json:"weight"`           // in force
+	Factor float64   `json:"factor,omitempty"` // of the configured weight, if that follows loads
 	Since  time.Time `json:"since,omitzero"`
 	Reason string    `json:"reason,omitempty"` // why it is down, or what the last probe found
 }
@@ -42,7 +43,7 @@ func Reports(s *spec.Spec, v View) []Report {
 		for j := range svc.RealServers {
 			d := &svc.RealServers[j]
 			x := v.of(svc.Key, d.DestKey)
-			r.Servers[j] = ServerReport{Server: d.DestKey.String(), Name: d.Name, State: x.State.String(), Kept: x.Kept, Weight: x.Weight, Since: x.Since, Reason: x.Reason}
+			r.Servers[j] = ServerReport{Server: d.DestKey.String(), Name: d.Name, State: x.State.String(), Kept: x.Kept, Weight: x.Weight, Factor: x.Memory.Factor, Since: x.Since, Reason: x.Reason}
 		}
 		out = append(out, r)
 	}
