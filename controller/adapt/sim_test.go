@@ -309,7 +309,11 @@ func TestSlowServerGetsLess(t *testing.T) {
 		{"wlc", false, 100, 0.95, 200, 0.55, 0.8, 4},
 		{"wlc", true, 100, 0.95, 300, 0.55, 0.85, 4},
 	} {
-		for seed := range uint64(2) {
+		seeds := uint64(2)
+		if c.queueLoad {
+			seeds = 1
+		}
+		for seed := range seeds {
 			key := [3]any{c.scheduler, c.rate, seed}
 			if _, ok := runs[key]; !ok { // it is the same whatever the load is
 				runs[key] = halfOfOne(seed, c.scheduler, c.queueLoad, constant(c.rate)).run()
@@ -429,5 +433,36 @@ func TestSameSeedSameOutcome(t *testing.T) {
 	a, b := run(), run()
 	if !slices.Equal(a.latencies, b.latencies) {
 		t.Error("two runs differ")
+	}
+}
+
+// Twelve servers whose speeds differ by up to three times, of which a third of the reports is lost.
+func TestManyServers(t *testing.T) {
+	for _, scheduler := range []string{"wrr", "wlc"} {
+		r := rand.New(rand.NewPCG(5, 5))
+		run := func(adaptive bool) (out outcome) {
+			s := halfOfOne(3, scheduler, false, nil)
+			s.adaptive, s.servers, s.from = adaptive, nil, 500
+			all := 0.0
+			for i := range 12 {
+				d := &simServer{speed: 5 + float64(i*7%11), workers: 2}
+				d.silent = func(float64) bool { return r.IntN(3) == 0 }
+				s.servers = append(s.servers, d)
+				all += d.speed * float64(d.workers)
+			}
+			s.rate = constant(0.65 * all)
+			return s.run()
+		}
+		fixed, out := run(false), run(true)
+		turns := 0
+		for i := range 12 {
+			turns = max(turns, out.turns(i, 500, 0.1))
+		}
+		before, after := fixed.quantile(0.99), out.quantile(0.99)
+		t.Logf("%s: p99 fixed %v, adaptive %v; p50 %v, %v; weights %.2f; turns at most %d", scheduler, before.Round(time.Millisecond), after.Round(time.Millisecond),
+			fixed.quantile(0.5).Round(time.Millisecond), out.quantile(0.5).Round(time.Millisecond), out.weights[899], turns)
+		if after.Seconds() > 0.95*before.Seconds() || turns > 4 {
+			t.Errorf("%s: p99 %v with adaptive weights, %v with fixed ones; %d turns", scheduler, after, before, turns)
+		}
 	}
 }
