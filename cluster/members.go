@@ -164,6 +164,7 @@ func (n *Node) memberSeen(p *memberlist.Node, state State) {
 	n.mu.Unlock()
 	if !known || old.State != m.State || old.Start != m.Start {
 		n.log.Info("member", "name", m.Name, "state", m.State.String(), "address", m.Address, "role", m.Role.String())
+		n.onRecords.notify() // they tell the state of their node
 	}
 	n.onMembers.notify()
 }

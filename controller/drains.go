@@ -163,6 +163,16 @@ func (c *Controller) counts(s *spec.Service, groups map[netip.Addr]string) bool 
 	return false
 }
 
+// countsSince is when this director came to count the connections of a service; zero if it always has.
+func (c *Controller) countsSince(s *spec.Service) (t time.Time) {
+	for i := range c.file.Spec.VIPs {
+		if v := &c.file.Spec.VIPs[i]; v.Prefix.Addr() == s.Addr && c.active(v.Group) && c.clustered() {
+			t = c.roles[v.Group].since
+		}
+	}
+	return t
+}
+
 // tellDrain tells what has become of a drain since the last step. before is the record, zero if there was none.
 func (c *Controller) tellDrain(s *spec.Service, r *spec.RealServer, before drain.Record, old, v drain.Verdict, now time.Time) {
 	say := func(bad bool, format string, args ...any) {
@@ -185,6 +195,10 @@ func (c *Controller) tellDrain(s *spec.Service, r *spec.RealServer, before drain
 		end = "it is taken out, and they are cut"
 	case v.Remove:
 		end = "it is taken out"
+	}
+	// A standby does not count, and the director that did has told how it ended.
+	if c.clustered() && !v.Counts.Known || !old.Counts.Known && v.Since.Before(c.countsSince(s)) {
+		return
 	}
 	switch v.State {
 	case drain.Drained:

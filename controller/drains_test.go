@@ -207,11 +207,23 @@ func TestDrainAndTakeover(t *testing.T) {
 		w.expect("active", halfIn, "draining", "3 connections, 13 s left")
 		w.counts(0, 0)
 		w.expect("active", oneOut, "drained", "no connection left")
+		w.tells("web/10.0.0.11: draining: 0 connections, 25 s left", "web/10.0.0.11: drained after 17s: it is taken out")
 	})
 	drainTest(t, func(w *drainWorld) {
 		w.start(drained(", drain: {deadline: 30s, then: remove}"), member)
 		time.Sleep(30 * time.Second)
 		w.expect("standby at the deadline", oneOut, "expired", "0 connections left at the deadline 1 s ago")
+		w.tells("web/10.0.0.11: draining: 0 connections, 30 s left") // how it ended is the active one's to tell
+	})
+	// What the former director has told is not told again.
+	drainTest(t, func(w *drainWorld) {
+		w.counts(0, 0)
+		w.start(drained(fmt.Sprintf(", drain: {since: %q}", time.Now().Add(-5*time.Hour).UTC().Format(time.RFC3339))), member)
+		w.expect("standby", halfIn, "draining", "0 connections, no deadline")
+		w.tells("web/10.0.0.11: draining: 0 connections, no deadline")
+		w.mustRole("default", Role{Active: true, Epoch: 1})
+		w.expect("active", halfIn, "drained", "no connection left")
+		w.tells()
 	})
 }
 

@@ -58,9 +58,12 @@ type queue struct {
 	sink   sink.Sink
 	sender sender
 	list   []*Event
-	flying int // so many of the first are being sent
-	st     Status
-	lost   uint64 // dropped since it began to fail
+	// answers: it refused what it was told last, and so may take what comes next.
+	answers  bool
+	troubled map[slog.Level]time.Time // when its troubles were told last
+	flying   int                      // so many of the first are being sent
+	st       Status
+	lost     uint64 // dropped since it began to fail
 }
 
 func newQueue(s *sink.Sink, n *Notifier) *queue {
@@ -139,8 +142,31 @@ func (q *queue) count(n uint64, why error) {
 	q.lost += n
 	q.mu.Unlock()
 	if first {
-		q.n.opts.Trouble(slog.LevelError, q.name, fmt.Sprintf("sink %s is not told of an event, and maybe of more: %v", q.name, why))
+		q.trouble(slog.LevelError, fmt.Sprintf("sink %s is not told of an event, and maybe of more: %v", q.name, why))
 	}
+}
+
+// troubleEvery is how often a sink's own troubles are events at the most: they are told to the other sinks, and so could go
+// round for ever. All are in the log.
+const troubleEvery = time.Minute
+
+func (q *queue) trouble(level slog.Level, text string) {
+	q.mu.Lock()
+	now := time.Now()
+	last, ok := q.troubled[level]
+	due := !ok || now.Sub(last) >= troubleEvery
+	if due {
+		if q.troubled == nil {
+			q.troubled = make(map[slog.Level]time.Time)
+		}
+		q.troubled[level] = now
+	}
+	q.mu.Unlock()
+	if due {
+		q.n.opts.Trouble(level, q.name, text)
+		return
+	}
+	q.n.log.Log(context.Background(), level, text, "sink", q.name)
 }
 
 // close ends it, as the sink is not in the file any more.
@@ -217,7 +243,7 @@ func (q *queue) run(ctx context.Context, stop <-chan struct{}) {
 func (q *queue) fails() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return !q.st.Failing.IsZero()
+	return !q.st.Failing.IsZero() && !q.answers
 }
 
 // rests lets the sink alone for a while, unless its settings change. It reports whether to go on.
@@ -264,7 +290,8 @@ func (q *queue) sent(s sink.Sink, list []*Event, err error) (wait bool) {
 		}
 		q.st.Failed++
 		q.st.Error, q.st.ErrorAt = clean(err.Error(), 500), now
-		if errors.As(err, &no) {
+		q.answers = errors.As(err, &no)
+		if q.answers {
 			drop, q.list = list, rest
 			break
 		}
@@ -286,7 +313,7 @@ func (q *queue) sent(s sink.Sink, list []*Event, err error) (wait bool) {
 	q.drop(drop, err)
 	switch {
 	case recovered && lost > 0:
-		q.n.opts.Trouble(slog.LevelWarn, q.name, fmt.Sprintf("sink %s works again; it was not told of %d events", q.name, lost))
+		q.trouble(slog.LevelWarn, fmt.Sprintf("sink %s works again; it was not told of %d events", q.name, lost))
 	case recovered:
 		q.n.log.Info("a sink works again", "sink", q.name)
 	}

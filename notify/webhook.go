@@ -126,6 +126,8 @@ func (w *webhook) send(ctx context.Context, list []*Event) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
+		w.close() // a connection that is gone without a word is not tried again
+		w.client = nil
 		var u *url.Error
 		if errors.As(err, &u) {
 			err = u.Err // the URL may have a secret in it

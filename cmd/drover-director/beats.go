@@ -54,7 +54,7 @@ func (b *beats) hear(from string, message []byte) {
 	}
 	b.agents[from] = now
 	if now.Load != nil && *now.Load >= 0 {
-		b.health.SetLoad(now.Address, float64(*now.Load)/1000, now.when)
+		b.health.SetLoad(now.Address, float64(*now.Load)/1000, now.when, now.Every())
 	}
 	if old == nil || old.silent || old.Address != now.Address || !maps.Equal(old.Down, now.Down) {
 		b.tell()

@@ -340,6 +340,7 @@ func (m *member) run(ctx context.Context, after <-chan struct{}, left func()) er
 	}
 	group.Wait()
 	m.leave()
+	m.announce(rest) // what was given up in good order is nobody's to tell but this director's
 	left()
 	<-after
 	stop()
@@ -728,20 +729,24 @@ func (m *member) tell(ctx context.Context) {
 	tick := time.NewTicker(publishEvery)
 	defer tick.Stop()
 	for {
-		d := m.announcement(ctx)
-		b, err := json.Marshal(d)
-		if err == nil {
-			err = m.node.Publish(gossip.DirectorRecord, b)
-		}
-		if err != nil {
-			m.log.Warn("failed to tell the others", "error", err)
-		}
+		m.announce(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		case <-m.retell:
 		}
+	}
+}
+
+// announce publishes it now.
+func (m *member) announce(ctx context.Context) {
+	b, err := json.Marshal(m.announcement(ctx))
+	if err == nil {
+		err = m.node.Publish(gossip.DirectorRecord, b)
+	}
+	if err != nil {
+		m.log.Warn("failed to tell the others", "error", err)
 	}
 }
 

@@ -87,6 +87,10 @@ func (t *teller) tell(ctx context.Context, e *notify.Event) bool {
 	}
 	// It is another one's to tell, unless that one has died before it could: then its lease ends soon.
 	before := m.view(ctx, group)
+	if _, since, _ := m.seats[group].get(); before.active == m.opts.Name && since.After(e.Time) {
+		// It has waited behind others, and was for the one who was active then: who has told it, unless it died as such.
+		return len(before.claims) > 0 || len(before.live) == 1
+	}
 	wait := time.NewTimer(time.Until(e.Time.Add(max(minSettle, 2*m.opts.Lease))))
 	defer wait.Stop()
 	select {

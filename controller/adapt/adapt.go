@@ -61,6 +61,7 @@ type Input[K comparable] struct {
 	Weight float64 // that it would have without a factor; 0 for one that gets nothing
 	Load   float64
 	Age    time.Duration // of Load; negative if there is none
+	Every  time.Duration // how often it is told: one that is told rarely is stale later than [Options.Stale]; two may be late
 	Hold   bool          // its load says nothing of its share yet: its factor stays
 }
 
@@ -156,7 +157,7 @@ func (p *Pool[K]) Watch(o *Options, inputs []Input[K], dt time.Duration) {
 	a := 1 - math.Exp(-max(dt, 0).Seconds()/max(o.Smoothing, time.Millisecond).Seconds())
 	for i := range inputs {
 		in := &inputs[i]
-		fresh := in.Age >= 0 && in.Age <= o.Stale && in.Load >= 0 // false for NaN
+		fresh := in.Age >= 0 && in.Age <= max(o.Stale, in.Every*5/2) && in.Load >= 0 // false for NaN
 		if !fresh && p.servers[in.Key] == nil {
 			continue
 		}

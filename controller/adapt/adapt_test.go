@@ -170,3 +170,16 @@ func (p *Pool[K]) judgedCount(inputs []Input[K]) (n int) {
 	}
 	return n
 }
+
+// A load that is told rarely is as good until the next is due, and one may be lost.
+func TestRareLoads(t *testing.T) {
+	o := Options{Min: .1, Max: 2, DeadBand: .1, Smoothing: 5 * time.Second, Up: .05, Down: .1, Stale: 2 * time.Second}
+	for age, want := range map[time.Duration]bool{4 * time.Second: true, 12 * time.Second: true, 13 * time.Second: false} {
+		var p Pool[int]
+		p.Step(&o, []Input[int]{{Key: 0, Weight: 1, Load: .9, Every: 5 * time.Second}, {Key: 1, Weight: 1, Load: .1, Every: 5 * time.Second}}, Every)
+		p.Step(&o, []Input[int]{{Key: 0, Weight: 1, Load: .9, Age: age, Every: 5 * time.Second}, {Key: 1, Weight: 1, Load: .1, Every: 5 * time.Second}}, Every)
+		if got := p.State(0).Why != Stale; got != want {
+			t.Errorf("after %s: fresh %t, want %t", age, got, want)
+		}
+	}
+}

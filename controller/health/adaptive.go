@@ -27,16 +27,18 @@ const (
 type load struct {
 	value float64
 	when  time.Time
+	every time.Duration // until it is told again
 }
 
-// SetLoad says how loaded the host with an address is, where 1 means fully used, as its agent has just told.
-func (e *Engine) SetLoad(addr netip.Addr, value float64, now time.Time) {
+// SetLoad says how loaded the host with an address is, where 1 means fully used, as its agent has just told, and after
+// how long it tells again.
+func (e *Engine) SetLoad(addr netip.Addr, value float64, now time.Time, every time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.loads == nil {
 		e.loads = make(map[netip.Addr]load)
 	}
-	e.loads[addr] = load{value, now}
+	e.loads[addr] = load{value, now, every}
 }
 
 // Adapted says how the real servers are of the services whose weights follow loads. It is not changed once it is handed
@@ -182,7 +184,7 @@ func (e *Engine) adapt(now time.Time) {
 				}
 			}
 			if x, ok := loads[d.Addr]; ok {
-				in.Load, in.Age = x.value, max(now.Sub(x.when), 0)
+				in.Load, in.Age, in.Every = x.value, max(now.Sub(x.when), 0), x.every
 			}
 			inputs[j] = in
 		}

@@ -39,7 +39,7 @@ func weights(s *spec.Spec, v View) string {
 func tellLoads(e *Engine, loads ...float64) {
 	for i, l := range loads {
 		if l >= 0 {
-			e.SetLoad(netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)}), l, time.Now())
+			e.SetLoad(netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)}), l, time.Now(), time.Second)
 		}
 	}
 }

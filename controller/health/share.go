@@ -56,13 +56,14 @@ func Share(s *spec.Spec, v View, now time.Time) Shared {
 	}
 	out := Shared{Services: make(map[string]map[string]SharedServer)}
 	n := 0
-	for _, plain := range []bool{false, true} {
+	// What is not up comes first, then what is and has something to remember, then the others.
+	for _, rank := range []int{0, 1, 2} {
 		for i := range s.Services {
 			svc := &s.Services[i]
 			for j := range svc.RealServers {
 				k := svc.RealServers[j].DestKey
 				x := v.of(svc.Key, k)
-				if simply := x.State == Up && x.Memory.Flaps == 0 && x.Memory.Ramp.IsZero() && perMille(x.Memory.Factor) == 0; x.State == Unknown || simply != plain || n == maxShared {
+				if x.State == Unknown || x.rank() != rank || n == maxShared {
 					continue
 				}
 				n++
@@ -83,6 +84,17 @@ func Share(s *spec.Spec, v View, now time.Time) Shared {
 		}
 	}
 	return out
+}
+
+// rank is 0 for what a standby has to know first, 2 for what it would take for granted.
+func (v *Verdict) rank() int {
+	switch {
+	case v.State != Up || v.Memory.Flaps > 0 || !v.Memory.Ramp.IsZero():
+		return 0
+	case perMille(v.Memory.Factor) != 0:
+		return 1
+	}
+	return 2
 }
 
 // View is what s tells about the services of a spec, heard at now.
