@@ -36,6 +36,7 @@ var sections = []struct {
 	{"programming", programming},
 	{"reload", reload},
 	{"listing", listing},
+	{"dropin", dropin},
 	{"resident", resident},
 }
 
