@@ -75,7 +75,7 @@ func newWorld(t *testing.T) *world {
 				if err != nil {
 					return err
 				}
-				addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+				addrs, err := addresses(l)
 				up = up && l.Attrs().RawFlags&unix.IFF_RUNNING != 0 && len(addrs) == 3
 				for _, a := range addrs {
 					up = up && a.Flags&unix.IFA_F_TENTATIVE == 0
@@ -218,7 +218,7 @@ func (w *world) snapshot() string {
 			return err
 		}
 		for _, l := range links {
-			addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+			addrs, err := addresses(l)
 			if err != nil {
 				return err
 			}
@@ -297,7 +297,7 @@ func (w *world) has(dev string, a netip.Addr) (found bool) {
 		if err != nil {
 			return err
 		}
-		list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		list, err := addresses(l)
 		for _, have := range list {
 			found = found || have.IPNet.IP.Equal(a.AsSlice())
 		}
@@ -642,7 +642,7 @@ func TestDummyInterface(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL); err != nil || len(addrs) != len(vips) {
+		if addrs, err := addresses(l); err != nil || len(addrs) != len(vips) {
 			t.Errorf("the dummy interface has %v, %v", addrs, err)
 		}
 		return netlink.LinkDel(l)
@@ -773,4 +773,14 @@ func TestMemoryAndTime(t *testing.T) {
 		t.Errorf("resident memory is %d KiB, at most %d", rss, 20<<10)
 	}
 	p.end(syscall.SIGTERM)
+}
+
+// addresses lists the addresses of an interface, again if they changed meanwhile: such a list may lack some.
+func addresses(l netlink.Link) (list []netlink.Addr, err error) {
+	for range 10 {
+		if list, err = netlink.AddrList(l, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return list, err
 }

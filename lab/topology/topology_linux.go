@@ -631,12 +631,12 @@ func (m *Machine) Addresses(ctx context.Context) (map[string][]netip.Prefix, err
 		if err := h.SetSocketTimeout(opTimeout); err != nil {
 			return err
 		}
-		links, err := h.LinkList()
+		links, err := dump(h.LinkList)
 		if err != nil {
 			return err
 		}
 		for _, l := range links {
-			addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
+			addrs, err := dump(func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_ALL) })
 			if err != nil {
 				return err
 			}
@@ -648,5 +648,15 @@ func (m *Machine) Addresses(ctx context.Context) (map[string][]netip.Prefix, err
 		}
 		return nil
 	})
+	return out, err
+}
+
+// dump lists something, again if it changed meanwhile: such a list may lack entries (NLM_F_DUMP_INTR).
+func dump[T any](list func() ([]T, error)) (out []T, err error) {
+	for range 10 {
+		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
 	return out, err
 }
