@@ -63,11 +63,11 @@ demo: kernel
 
 test: unit kernel-test lab-test
 
-# The simulator of the election takes its ten million steps, and clusters their minutes to heal, without the race detector.
+# The simulators take their steps, and clusters their minutes to heal, without the race detector.
 unit:
 	$(call need,gcc=gcc gcc=libc6-dev bash=bash zsh=zsh fish=fish)
 	$(GO) test -race ./...
-	$(GO) test ./cluster/election
+	$(GO) test ./cluster/election ./controller/adapt
 	$(GO) test -run TestHeal ./cluster
 
 kernel-test: kernel

@@ -503,7 +503,7 @@ func unload(t *testing.T) {
 }
 
 var (
-	kills = flag.Int("kills", 12, "how often the director is killed at a random moment")
+	kills = flag.Int("kills", 8, "how often the director is killed at a random moment")
 	oneIn = flag.Int("one-in", 4, "start the director with each n-th bad file")
 )
 

@@ -1,3 +1,7 @@
+//go:build !race
+
+// One goroutine: the race detector only makes it slow. `make unit` runs it without.
+
 package adapt
 
 import (
