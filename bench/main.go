@@ -30,7 +30,7 @@ import (
 )
 
 // hostTimeout bounds everything.
-const hostTimeout = 10 * time.Minute
+const hostTimeout = 30 * time.Minute
 
 // resultFile is what the guest leaves in the folder that it shares with the host.
 const resultFile = "bench.json"
