@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"math"
 	"slices"
 	"time"
 
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cmd/internal/api"
-	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/realserver"
 	"github.com/drover-lb/drover/realserver/load"
 )
@@ -95,9 +93,8 @@ func (m *member) loadWanted(pool string) bool {
 	if pool == "" {
 		return false
 	}
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key == gossip.DirectorRecord && r.State == cluster.Alive && json.Unmarshal(r.Value, &d) == nil && slices.Contains(d.Adaptive, pool) {
+	for r, d := range m.directors() {
+		if r.State == cluster.Alive && slices.Contains(d.Adaptive, pool) {
 			return true
 		}
 	}

@@ -140,9 +140,8 @@ func (m *member) services(pool string) (out []local.Service) {
 	if pool == "" {
 		return nil
 	}
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key != gossip.DirectorRecord || r.State != cluster.Alive || json.Unmarshal(r.Value, &d) != nil {
+	for r, d := range m.directors() {
+		if r.State != cluster.Alive {
 			continue
 		}
 		for _, text := range d.Services[pool] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -92,11 +93,22 @@ func (m *member) drain(ctx context.Context, c *realserver.Config, vips []netip.A
 	}
 }
 
+// directors are what directors announce, with the state of each; what makes no sense is left out.
+func (m *member) directors() iter.Seq2[*cluster.Record, *api.Director] {
+	return func(yield func(*cluster.Record, *api.Director) bool) {
+		for _, r := range m.node.Records() {
+			var d api.Director
+			if r.Key == gossip.DirectorRecord && json.Unmarshal(r.Value, &d) == nil && !yield(&r, &d) {
+				return
+			}
+		}
+	}
+}
+
 // drained reports whether every director that is alive says that this host gets no new connections.
 func (m *member) drained() bool {
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key == gossip.DirectorRecord && r.State == cluster.Alive && json.Unmarshal(r.Value, &d) == nil && !slices.Contains(d.Drained, m.node.Name()) {
+	for r, d := range m.directors() {
+		if r.State == cluster.Alive && !slices.Contains(d.Drained, m.node.Name()) {
 			return false
 		}
 	}
@@ -212,9 +224,8 @@ func (m *member) follow(ctx context.Context, a *realserver.Agent, cfg func() *re
 // director names the director that runs on this host: the one that announces a hardware address of it. One that
 // failed may have its VIPs on for a moment.
 func (m *member) director(macs []string) string {
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key != gossip.DirectorRecord || r.State == cluster.Left || json.Unmarshal(r.Value, &d) != nil {
+	for r, d := range m.directors() {
+		if r.State == cluster.Left {
 			continue
 		}
 		if slices.ContainsFunc(d.MACs, func(mac string) bool { return slices.Contains(macs, mac) }) {
@@ -241,9 +252,8 @@ func ownMACs() (out []string) {
 // wanted lists the VIPs of a pool, sorted: all that any director names, so that a VIP is here before traffic, and
 // goes after it. ok is false as long as no director is known: then everything stays as it is.
 func (m *member) wanted(pool string) (vips []netip.Addr, ok bool) {
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key != gossip.DirectorRecord || r.State == cluster.Left || json.Unmarshal(r.Value, &d) != nil || d.Spec.Hash == "" {
+	for r, d := range m.directors() {
+		if r.State == cluster.Left || d.Spec.Hash == "" {
 			continue
 		}
 		ok = true
