@@ -954,9 +954,13 @@ func (c *Controller) restore(ctx context.Context) error {
 	if c.opts.Sysctls == nil {
 		return nil
 	}
-	vip, err := c.elsewhere(ctx)
-	var changes []sysctl.Change
-	if c.opts.Sync != nil && vip.IsValid() {
+	var vip netip.Addr
+	var lookErr error
+	if c.opts.Sync != nil {
+		vip, lookErr = c.elsewhere(ctx)
+	}
+	put := c.opts.Sysctls.Restore
+	if vip.IsValid() {
 		var keep []sysctl.Row
 		for _, s := range c.settings {
 			if s.Key == expireNodest {
@@ -964,18 +968,13 @@ func (c *Controller) restore(ctx context.Context) error {
 				c.log.Info("setting stays: this host is a real server, and some of its connections came by way of this director", "setting", s.Key, "vip", vip)
 			}
 		}
-		var aerr error
-		changes, aerr = c.opts.Sysctls.Apply(keep)
-		err = errors.Join(err, aerr)
-	} else {
-		var rerr error
-		changes, rerr = c.opts.Sysctls.Restore()
-		err = errors.Join(err, rerr)
+		put = func() ([]sysctl.Change, error) { return c.opts.Sysctls.Apply(keep) }
 	}
+	changes, err := put()
 	for _, ch := range changes {
 		c.log.Info("setting put back", "change", ch.String())
 	}
-	return err
+	return errors.Join(lookErr, err)
 }
 
 // elsewhere returns a VIP that this host has on another interface than the one where the director puts it, as a real

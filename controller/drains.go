@@ -116,7 +116,7 @@ func (c *Controller) stepDrains(now time.Time) {
 			x.counts.Known = listed && x.weight == 0 && c.counts(s, groups)
 			rec, v := drain.Step(before, drain.Input{Wish: wish, Counts: x.counts, Now: now,
 				Templates: s.Flags&ipvs.Persistent != 0 && !c.file.Director.Sysctls, Whole: s.Protocol != ipvs.TCP})
-			c.tellDrain(s, r, before, d.verdicts[k], v, now)
+			c.tellDrain(s, r, before, d.verdicts[k], v, c.countsSince(s, groups), now)
 			if v.State == drain.Serving {
 				continue
 			}
@@ -164,17 +164,16 @@ func (c *Controller) counts(s *spec.Service, groups map[netip.Addr]string) bool 
 }
 
 // countsSince is when this director came to count the connections of a service; zero if it always has.
-func (c *Controller) countsSince(s *spec.Service) (t time.Time) {
-	for i := range c.file.Spec.VIPs {
-		if v := &c.file.Spec.VIPs[i]; v.Prefix.Addr() == s.Addr && c.active(v.Group) && c.clustered() {
-			t = c.roles[v.Group].since
-		}
+func (c *Controller) countsSince(s *spec.Service, groups map[netip.Addr]string) time.Time {
+	if r := c.roles[groups[s.Addr]]; r != nil && r.Active {
+		return r.since
 	}
-	return t
+	return time.Time{}
 }
 
-// tellDrain tells what has become of a drain since the last step. before is the record, zero if there was none.
-func (c *Controller) tellDrain(s *spec.Service, r *spec.RealServer, before drain.Record, old, v drain.Verdict, now time.Time) {
+// tellDrain tells what has become of a drain since the last step. before is the record, zero if there was none; counts is
+// since when this director counts.
+func (c *Controller) tellDrain(s *spec.Service, r *spec.RealServer, before drain.Record, old, v drain.Verdict, counts, now time.Time) {
 	say := func(bad bool, format string, args ...any) {
 		text := fmt.Sprintf("%s/%s: ", s.Name, r.Name) + fmt.Sprintf(format, args...)
 		c.opts.Drained(DrainEvent{Service: s.Name, Server: r.Name, State: v.State.String(), Text: text, Bad: bad})
@@ -197,7 +196,7 @@ func (c *Controller) tellDrain(s *spec.Service, r *spec.RealServer, before drain
 		end = "it is taken out"
 	}
 	// A standby does not count, and the director that did has told how it ended.
-	if c.clustered() && !v.Counts.Known || !old.Counts.Known && v.Since.Before(c.countsSince(s)) {
+	if c.clustered() && !v.Counts.Known || !old.Counts.Known && v.Since.Before(counts) {
 		return
 	}
 	switch v.State {
