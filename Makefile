@@ -130,7 +130,7 @@ install: build man
 	install -d $(DESTDIR)/etc/drover
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/doc/drover
 	install -m 755 $(BUILD)/drover $(DESTDIR)$(PREFIX)/bin/
-	install -m 755 $(BUILD)/drover-director $(BUILD)/drover-realserver $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(BUILD)/drover-director $(BUILD)/drover-realserver $(BUILD)/drover-ipvsadm $(DESTDIR)$(PREFIX)/sbin/
 	for unit in packaging/*.service; do \
 	  sed 's|/usr/sbin/|$(PREFIX)/sbin/|g; s|file:/usr/share/|file:$(PREFIX)/share/|' "$$unit" > $(DESTDIR)$(PREFIX)/lib/systemd/system/"$${unit##*/}"; done
 	install -m 644 packaging/*.yaml README.md CHANGELOG.md docs/*.md $(DESTDIR)$(PREFIX)/share/doc/drover/

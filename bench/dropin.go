@@ -22,7 +22,7 @@ func dropin(ctx context.Context, g *guest) (Section, error) {
 		Title: "Drover in ipvsadm's place: the same command line",
 		Peer:  "ipvsadm",
 		Notes: []string{
-			"processes from start to end, `drover ipvsadm ...` and `ipvsadm ...`, writing to a file",
+			"processes from start to end, `drover-ipvsadm ...` and `ipvsadm ...`, writing to a file",
 			"-R: 10,000 real servers on the standard input, into an empty table",
 		},
 	}
@@ -74,7 +74,7 @@ func restored(ctx context.Context, g *guest, sh shape) (Row, error) {
 			})
 		}
 	}
-	return r, g.repeat(restore(&r.Drover, g.program("drover"), "ipvsadm", "-R"), restore(&r.Peer, g.ipvsadm, "-R"))
+	return r, g.repeat(restore(&r.Drover, g.program("drover-ipvsadm"), "-R"), restore(&r.Peer, g.ipvsadm, "-R"))
 }
 
 func printed(ctx context.Context, g *guest, what string, connections int, args []string) (Row, error) {
@@ -108,7 +108,7 @@ func printed(ctx context.Context, g *guest, what string, connections int, args [
 			return err
 		}
 		return g.repeat(
-			func() error { return timed(&r.Drover, append([]string{g.program("drover"), "ipvsadm"}, args...)...) },
+			func() error { return timed(&r.Drover, append([]string{g.program("drover-ipvsadm")}, args...)...) },
 			func() error { return timed(&r.Peer, append([]string{g.ipvsadm}, args...)...) },
 		)
 	})

@@ -144,7 +144,7 @@ func onHost(ctx context.Context, o options, only string, stdout, stderr io.Write
 // binaries are the sizes of the programs.
 func binaries(dir string) (Section, error) {
 	s := Section{Name: "binaries", Title: "Sizes of the programs, static and stripped"}
-	for _, name := range []string{"drover", "drover-director", "drover-realserver"} {
+	for _, name := range []string{"drover", "drover-director", "drover-realserver", "drover-ipvsadm"} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
 			return s, err

@@ -70,15 +70,6 @@ func (f *Figure) counted(u Unit, n float64) {
 	f.Samples = append(f.Samples, n)
 }
 
-// less is f without the median of o.
-func (f Figure) less(o Figure) Figure {
-	out := Figure{Unit: f.Unit}
-	for _, v := range f.Samples {
-		out.Samples = append(out.Samples, v-o.Median())
-	}
-	return out
-}
-
 // Target is what a row is to reach; the zero value is none. A bound holds for the median.
 type Target struct {
 	Ratio  float64  // at least: the peer's figure by Drover's

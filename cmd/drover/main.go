@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drover-lb/drover/internal/version"
+	"github.com/drover-lb/drover/ipvs/ipvsadm/dropin"
 	"github.com/drover-lb/drover/lab/uml"
 )
 
@@ -27,7 +28,7 @@ func main() {
 		os.Exit(uml.Modprobe(os.Args[1:]))
 	}
 	if name, args, ok := ipvsadmArgs(os.Args); ok {
-		os.Exit(runIpvsadm(name, args, os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(dropin.Main(name, args, os.Stdin, os.Stdout, os.Stderr))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
