@@ -31,7 +31,8 @@ export DROVER_UML := $(BUILD)/uml
 export DEBIAN_FRONTEND := noninteractive
 
 LAB       := $(BUILD)/drover lab
-KERNEL    := -tags kernel -exec '$(LAB) exec --memory 1536 --'
+IN_KERNEL := -exec '$(LAB) exec --memory 1536 --'
+KERNEL    := -tags kernel $(IN_KERNEL)
 # Packages with tests against the real kernel, which carry the build tag "kernel".
 KERNEL_PKGS = $(shell grep -rl --include=*_test.go '^//go:build kernel' . | xargs -r -n1 dirname | sort -u)
 # The tests in such files: the others of those packages do not need a kernel, and have run.
@@ -98,23 +99,23 @@ faults: kernel
 soak: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)
 	DROVER_SOAK_PACKETS=1000000 $(GO) test -count=1 -run Flood -timeout 10m ./cluster
-	$(GO) test -tags bench -count=1 -run 'TestKills|TestColdStart|TestTornState|TestFullDisk' -timeout 15m -v ./cmd/drover-director
 	$(GO) test -run '^$$' -fuzz '^FuzzParse$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
 	$(GO) test -run '^$$' -fuzz '^FuzzRules$$' -fuzztime 10m ./ipvs/ipvsadm/dropin
 	$(GO) test -run '^$$' -fuzz '^FuzzApply$$' -fuzztime 10m -fuzzminimizetime 5x ./controller/spec/edit
 	$(GO) test -run '^$$' -fuzz '^FuzzArrange$$' -fuzztime 2m ./cmd/drover
 	CGO_ENABLED=0 $(GO) test -count=1 -run 'GeneratedLines|SameAsIpvsadm' -timeout 25m $(KERNEL) ./ipvs/ipvsadm/dropin -args -lines 5000 -all
 	CGO_ENABLED=0 $(GO) test -count=1 -run 'KilledAtRandomMoments|BadFileAtStart' -timeout 15m $(KERNEL) ./cmd/drover-director -args -kills 40 -one-in 1
+	CGO_ENABLED=0 $(GO) test -count=1 -v -run 'ActiveKilledAmongChanges|ColdStart|TornState|FullDisk' -timeout 20m -tags 'kernel soak' $(IN_KERNEL) ./cmd/drover-director -args -active-kills 50
 	$(LAB) run --kernel uml --out $(BUILD)/soak $(wildcard examples/testdata/soak/*)
 	for i in 1 2 3 4 5 6 7 8 9 10; do DROVER=$(BUILD)/drover $(GO) test -count=1 -parallel 2 -timeout 20m -tags lab ./examples || exit 1; done
 
 lint:
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo "gofmt: the files above are not formatted" >&2; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags kernel,lab ./...
+	$(GO) vet -tags kernel,lab,soak ./...
 	$(GO) vet -tags bench ./cmd/drover-director
 	$(GO) tool staticcheck ./...
-	$(GO) tool staticcheck -tags kernel,lab ./...
+	$(GO) tool staticcheck -tags kernel,lab,soak ./...
 
 vuln:
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...

@@ -623,7 +623,7 @@ func (c *Controller) reconcile(ctx context.Context) {
 	c.moved = false
 	c.stepDrains(time.Now())
 	moved := c.admit(have)
-	p := plan.Diff(c.want, have, plan.Owner(c.file.Director.Ownership, c.owned))
+	p := plan.Diff(c.want, have, c.ours())
 	checks := c.opts.Health.Private()
 	p.Ops = append(p.Ops, plan.Diff(checks, c.private, plan.Owner(spec.OwnAll, nil)).Ops...)
 	c.own(ctx, have)
@@ -727,6 +727,15 @@ func (c *Controller) tableFailed(ctx context.Context, err error) {
 		c.log.Error("the IPVS table is out of reach; VIPs that are held are held on", "error", err)
 	}
 	c.tableErr = err
+}
+
+// ours tells which services may be changed and removed. While nothing is known of what is wanted, as the disk of this
+// director was lost or what is on it does not fit, no table is: connections may be going by it.
+func (c *Controller) ours() func(ipvs.Key) bool {
+	if c.file.Unknown {
+		return func(ipvs.Key) bool { return false }
+	}
+	return plan.Owner(c.file.Director.Ownership, c.owned)
 }
 
 // own adds what is wanted to what is ours, forgets what is neither wanted nor there, and records it
@@ -853,7 +862,7 @@ func (c *Controller) saw(ctx context.Context, st plan.State, asWanted bool) {
 	c.have, c.haveAt = st, time.Now()
 	c.pending = plan.Plan{}
 	if !asWanted || len(st.Services) != len(c.want.Services) {
-		c.pending = plan.Diff(c.want, st, plan.Owner(c.file.Director.Ownership, c.owned))
+		c.pending = plan.Diff(c.want, st, c.ours())
 	}
 	c.own(ctx, st)
 }

@@ -509,6 +509,31 @@ func TestStateFile(t *testing.T) {
 	}
 }
 
+// A director that does not know yet what the cluster wants, such as after the loss of its disk, leaves its table as it is,
+// whatever its ownership. As soon as it knows, what is not wanted goes.
+func TestUnknownSpecification(t *testing.T) {
+	for _, ownership := range []string{"listed", "all"} {
+		fake(t, func(w *world, k *kerneltest.Kernel) {
+			w.start(config(""))
+			w.kill()
+			want := k.Table()
+			w.start("director: {interface: eth0, ownership: " + ownership + "}\ncluster: {name: d1, key_file: k, voters: [{name: d1, address: 192.0.2.1}]}\n")
+			time.Sleep(time.Minute)
+			if got := k.Table(); got != want || want == "" {
+				t.Errorf("ownership %s: the table is\n%s\nwant\n%s", ownership, got, want)
+			}
+			if got := w.status().Pending; len(got.Ops) != 0 {
+				t.Errorf("ownership %s: pending: %v", ownership, got)
+			}
+			w.reload("director: {interface: eth0, ownership: " + ownership + "}\nvips: []\nservices: []\n")
+			if got := k.Table(); got != "" {
+				t.Errorf("ownership %s: the table is\n%s\nand nothing is wanted", ownership, got)
+			}
+			w.stop()
+		})
+	}
+}
+
 // The keys are in the state file before they are in the kernel: killed in between, nothing is orphaned.
 func TestKilledWhileProgramming(t *testing.T) {
 	for n := range 14 {

@@ -211,6 +211,57 @@ func TestFailedWriteLeavesNothing(t *testing.T) {
 	}
 }
 
+// A disk that takes no change says so until it takes one again, which is found out without another change.
+func TestRecheck(t *testing.T) {
+	d := newMemDisk()
+	s, err := open(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := put(t, s, 1, "one"); err != nil || s.Recheck() != nil {
+		t.Fatalf("%v, %v", err, s.Recheck())
+	}
+	d.err = syscall.ENOSPC
+	if err := s.Recheck(); err != nil {
+		t.Errorf("nothing was to be written: %v", err)
+	}
+	if err := put(t, s, 1, "two"); err == nil {
+		t.Fatal("stored")
+	}
+	if err := s.Recheck(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	d.err, d.stuck = nil, syscall.EROFS
+	d.files[roomName] = nil
+	s.leftovers = []string{roomName}
+	if err := s.Recheck(); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("%v", err)
+	}
+	d.stuck = nil
+	if err := s.Recheck(); err != nil {
+		t.Errorf("%v", err)
+	}
+	// An acknowledgement that is not on disk is one to be told of, too, and is written as soon as it can be.
+	d.err = syscall.ENOSPC
+	if err := s.Update(func(l Log) (Log, error) { return l.Acknowledge(l.Version()), nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Recheck(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	d.err = nil
+	if err := s.Recheck(); err != nil {
+		t.Errorf("%v", err)
+	}
+	again, err := open(d)
+	if err != nil || again.Log().Acked() != s.Log().Version() {
+		t.Errorf("acknowledged %v, %v", again.Log().Acked(), err)
+	}
+	if _, there := d.files[roomName]; there {
+		t.Error("what was written to try is still there")
+	}
+}
+
 func TestFullFileSystem(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {

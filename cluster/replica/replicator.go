@@ -119,6 +119,12 @@ func New(opts Options) (*Replicator, error) {
 // Log returns what is stored here.
 func (r *Replicator) Log() Log { return r.opts.Store.Log() }
 
+// Recheck returns why the disk of this director does not take changes, nil if it does; see [Store.Recheck].
+func (r *Replicator) Recheck() error { return r.opts.Store.Recheck() }
+
+// Lost returns an error that wraps ErrDamaged if every stored change was damaged and none has come since.
+func (r *Replicator) Lost() error { return r.opts.Store.Lost() }
+
 // Changed receives after the newest change or the acknowledged version has become another one. It has
 // capacity one: several changes may be one signal.
 func (r *Replicator) Changed() <-chan struct{} { return r.changed }

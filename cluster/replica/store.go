@@ -22,6 +22,8 @@ const (
 	changePrefix = "change-" // then the version, "-" and the first bytes of the ID
 	ackedName    = "acknowledged"
 	lockName     = "lock"
+	roomName     = "room" // written and removed to see whether there is room again
+	leastRoom    = 4096   // bytes of it
 	badInfix     = ".bad-"
 
 	// maxBad bounds how many damaged files are kept aside. The oldest one gives way.
@@ -53,9 +55,11 @@ type Store struct {
 	lock *os.File
 	log  atomic.Pointer[Log]
 
+	lost    atomic.Bool           // every change was damaged and none has come since
+	trouble atomic.Pointer[error] // nil: the last write went well
+
 	mu        sync.Mutex // held while writing; guards what follows
 	damaged   []error
-	lost      bool     // every change was damaged and none has come since
 	leftovers []string // written by a failed update, and not yet removed
 	acked     Version  // on disk
 }
@@ -103,11 +107,12 @@ func open(d disk) (*Store, error) {
 	}
 	var log Log
 	var items []item
+	bad := false // there are changes that were damaged
 	for _, name := range names {
 		switch {
 		case strings.Contains(name, badInfix):
-			s.lost = s.lost || strings.HasPrefix(name, changePrefix)
-		case strings.HasPrefix(name, "."+changePrefix), strings.HasPrefix(name, "."+ackedName):
+			bad = bad || strings.HasPrefix(name, changePrefix)
+		case strings.HasPrefix(name, "."+changePrefix), strings.HasPrefix(name, "."+ackedName), name == roomName, strings.HasPrefix(name, "."+roomName):
 			_ = d.remove(name) // of a write that a crash cut short
 		case name == ackedName:
 			v, err := readAcked(d)
@@ -124,6 +129,7 @@ func open(d disk) (*Store, error) {
 				if err := s.setAside(name, err); err != nil {
 					return nil, err
 				}
+				bad = true
 				continue
 			}
 			items = append(items, item{e.Ref(), e})
@@ -135,7 +141,7 @@ func open(d disk) (*Store, error) {
 			_ = d.remove(name) // superseded; kept if it cannot be removed
 		}
 	}
-	s.lost = s.lost && log.Len() == 0
+	s.lost.Store(bad && log.Len() == 0)
 	s.log.Store(&log)
 	return s, nil
 }
@@ -211,7 +217,6 @@ func (s *Store) setAside(name string, why error) error {
 	if len(numbers) > 0 {
 		next = numbers[len(numbers)-1] + 1
 	}
-	s.lost = s.lost || strings.HasPrefix(name, changePrefix)
 	aside := name + badInfix + strconv.Itoa(next)
 	if err := s.disk.rename(name, aside); err != nil {
 		return fmt.Errorf("stored specification %q is damaged (%w), and cannot be set aside: %w", s.disk.path(name), why, err)
@@ -232,13 +237,7 @@ func (s *Store) Damaged() []error {
 
 // Lost returns an error that wraps ErrDamaged if every stored change was damaged and none has come since.
 func (s *Store) Lost() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.lostError()
-}
-
-func (s *Store) lostError() error {
-	if !s.lost {
+	if !s.lost.Load() {
 		return nil
 	}
 	return fmt.Errorf("%w: wait for another director to bring it, or, to begin with none, stop this one and remove %q", ErrDamaged, s.disk.path("*"+badInfix+"*"))
@@ -284,18 +283,61 @@ func (s *Store) Update(change func(Log) (Log, error)) error {
 				s.leftovers = append(s.leftovers, changeName(it.ref))
 			}
 			_ = s.removeLeftovers()
+			s.trouble.Store(&err)
 			return fmt.Errorf("version %v is %w: %w", it.ref.Version, ErrStorage, err)
 		}
 	}
-	if log.acked != s.acked && s.disk.write(ackedName, ackedBytes(log.acked)) == nil {
-		s.acked = log.acked
+	if len(fresh) > 0 {
+		s.trouble.Store(nil)
 	}
+	s.storeAcked(log.acked)
 	s.log.Store(&log)
 	if len(log.items) > 0 {
-		s.lost = false
+		s.lost.Store(false)
 	}
 	for r := range had {
 		_ = s.disk.remove(changeName(r)) // left over until the next start if it fails
+	}
+	return nil
+}
+
+func (s *Store) storeAcked(v Version) {
+	if v == s.acked {
+		return
+	}
+	if err := s.disk.write(ackedName, ackedBytes(v)); err != nil {
+		s.trouble.Store(&err)
+		return
+	}
+	s.acked = v
+}
+
+// Recheck returns why the disk does not take changes, nil if it does. After a write that failed it tries to write as
+// much as the newest change has, and at least leastRoom, so that it finds out by itself that there is room again.
+func (s *Store) Recheck() error {
+	if s.trouble.Load() == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	log := s.log.Load()
+	size := leastRoom
+	if head, ok := log.Head(); ok {
+		size = max(size, len(head.Content))
+	}
+	err := s.removeLeftovers()
+	if err == nil {
+		err = s.disk.write(roomName, make([]byte, size))
+		_ = s.disk.remove(roomName)
+	}
+	if err != nil {
+		s.trouble.Store(&err)
+		return err
+	}
+	s.trouble.Store(nil)
+	s.storeAcked(log.acked)
+	if t := s.trouble.Load(); t != nil {
+		return *t
 	}
 	return nil
 }

@@ -152,14 +152,24 @@ const refusedFor = time.Hour
 
 // cluster tells all that this director knows.
 func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
+	var lost error
+	if m.rep != nil {
+		lost = m.rep.Lost()
+	}
 	m.mu.Lock()
 	out := &api.Cluster{
 		Node: m.opts.Name, Label: m.opts.Label, Mode: string(m.opts.Mode), Lease: m.opts.Lease.Seconds(),
 		Fingerprint: m.opts.Fingerprint(), Started: m.start, Maintenance: m.maintenance, Fence: m.words, Spec: m.source,
 	}
 	base := m.base
+	if lost != nil {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s: %v; its IPVS table stays as it is", m.opts.Name, lost))
+	}
 	if m.unfit != "" {
 		out.Warnings = append(out.Warnings, m.unfit)
+	}
+	if m.unstored != "" {
+		out.Warnings = append(out.Warnings, cannotStore(m.opts.Name, m.unstored))
 	}
 	for peer, when := range m.strangers {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("the file of %s differs in voters, groups, mode or lease (noticed %s): its votes do not count here, nor ours there", peer, when.Format(time.DateTime)))
@@ -211,6 +221,9 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 				x.Active = d.Active
 				for _, g := range d.Active {
 					active[g] = r.Node
+				}
+				if d.StorageError != "" && r.Node != out.Node {
+					out.Warnings = append(out.Warnings, cannotStore(r.Node, d.StorageError))
 				}
 				if d.Spec.Error != "" && r.Node != out.Node {
 					out.Warnings = append(out.Warnings, fmt.Sprintf("%s: %s", r.Node, d.Spec.Error))
@@ -472,6 +485,8 @@ func (m *member) order(ctx context.Context, epoch uint64, f forwarded) (*api.Cha
 			break
 		}
 		return nil, refuse(http.StatusServiceUnavailable, "%v (%v)", err, res)
+	case errors.Is(err, replica.ErrStorage):
+		return nil, refuse(http.StatusServiceUnavailable, "director %q: %v", m.opts.Name, err)
 	case err != nil:
 		return nil, err
 	}

@@ -37,7 +37,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, module := range []string{"ip_vs", "veth", "nlmon", "ipv6"} {
+	for _, module := range []string{"ip_vs", "veth", "bridge", "nlmon", "ipv6"} {
 		if out, err := exec.Command("modprobe", module).CombinedOutput(); err != nil {
 			panic("modprobe " + module + ": " + string(out))
 		}
@@ -108,7 +108,8 @@ type tap struct {
 	fd     int
 	family uint16
 
-	writes int
+	writes   int
+	removals int // of services and real servers, since the beginning
 }
 
 func newTap(t *testing.T) *tap {
@@ -148,6 +149,7 @@ func (p *tap) count() int {
 	p.t.Helper()
 	// enum of include/uapi/linux/ip_vs.h: the GETs change nothing.
 	const getService, getDest, getDaemon, getConfig, getInfo = 4, 8, 11, 13, 15
+	const delService, delDest, flush = 3, 7, 17
 	b := make([]byte, 1<<20)
 	for {
 		n, from, err := unix.Recvfrom(p.fd, b, unix.MSG_DONTWAIT)
@@ -169,6 +171,9 @@ func (p *tap) count() int {
 			typ, flags := binary.NativeEndian.Uint16(m[4:]), binary.NativeEndian.Uint16(m[6:])
 			if typ == p.family && flags&unix.NLM_F_REQUEST != 0 && !slices.Contains([]byte{getService, getDest, getDaemon, getConfig, getInfo}, m[16]) {
 				p.writes++
+				if slices.Contains([]byte{delService, delDest, flush}, m[16]) {
+					p.removals++
+				}
 			}
 			m = m[min((size+3)&^3, len(m)):]
 		}

@@ -114,6 +114,7 @@ type member struct {
 	held              bool                      // it does not preempt yet
 	maintenance       bool
 	unfit             string               // why the replicated specification is not in force here
+	unstored          string               // why the disk does not take changes of it
 	strangers         map[string]time.Time // nodes whose files differ in what has to be the same
 	lateTold          time.Time
 	defended          time.Time
@@ -752,7 +753,7 @@ func (m *member) announce(ctx context.Context) {
 
 func (m *member) announcement(ctx context.Context) *api.Director {
 	m.mu.Lock()
-	d := &api.Director{Spec: m.source, Pools: m.base.Spec.Pools(), Services: m.base.Spec.PoolServices(), Adaptive: m.base.Spec.AdaptivePools(), Drained: slices.Clone(m.drained)}
+	d := &api.Director{Spec: m.source, StorageError: m.unstored, Pools: m.base.Spec.Pools(), Services: m.base.Spec.PoolServices(), Adaptive: m.base.Spec.AdaptivePools(), Drained: slices.Clone(m.drained)}
 	if m.reached.Asked > 0 {
 		r := m.reached
 		d.Reach = &r
@@ -906,9 +907,36 @@ func (m *member) replicate(ctx context.Context) {
 		case <-members:
 			m.catchUp(ctx, seen)
 		case <-again.C:
+			m.storage()
 			m.catchUp(ctx, seen)
 		}
 	}
+}
+
+// storage tells of a disk that does not take changes, and when it takes them again.
+func (m *member) storage() {
+	why := ""
+	if err := m.rep.Recheck(); err != nil {
+		why = err.Error()
+	}
+	m.mu.Lock()
+	before := m.unstored
+	m.unstored = why
+	m.mu.Unlock()
+	switch {
+	case why == before:
+		return
+	case why == "":
+		m.events.add(slog.LevelInfo, "spec", "the disk of this director takes changes of the specification again")
+	default:
+		m.events.add(slog.LevelError, "spec", "%s", cannotStore("this director", why))
+	}
+	nudge(m.retell)
+}
+
+// cannotStore says that the disk of a director does not take changes, and what to do.
+func cannotStore(who, why string) string {
+	return fmt.Sprintf("%s cannot store changes of the specification, and while it is alive none is acknowledged: make room on its disk, or stop it: %s", who, why)
 }
 
 // catchUp compares the specification with directors that are new or could not be asked before.

@@ -28,7 +28,6 @@ import (
 
 	"github.com/drover-lb/drover/arp"
 	"github.com/drover-lb/drover/cluster"
-	"github.com/drover-lb/drover/cluster/election"
 	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/cmd/internal/api"
@@ -84,9 +83,6 @@ type said struct {
 	Acked   bool     `json:"acked,omitempty"`
 	Members int      `json:"members,omitempty"` // the least that any node of the process sees
 	Usage   *usage   `json:"usage,omitempty"`
-	Active  bool     `json:"active,omitempty"`
-	State   string   `json:"state,omitempty"`   // specification and table
-	Refused string   `json:"refused,omitempty"` // why a change is not acknowledged
 	Error   string   `json:"error,omitempty"`
 	_       struct{} // named fields only
 }
@@ -244,24 +240,6 @@ func scaleDirector(name string) error {
 			s := said{Change: n, Acked: true, At: monotonic()}
 			if err != nil {
 				s.Error = err.Error()
-			}
-			tell(s)
-		case "weight":
-			go func() {
-				call, cancel := context.WithTimeout(ctx, 3*time.Second)
-				defer cancel()
-				_, err := m.change(call, forwarded{Change: api.Change{Content: weightSite(n), Who: "bench"}, From: name})
-				s := said{Change: n, Acked: err == nil}
-				if err != nil {
-					s.Refused = err.Error()
-				}
-				tell(s)
-			}()
-		case "state":
-			r, _, _ := m.seats[m.leading()].get()
-			s := said{Active: r.Role == election.Active, State: "none\n"}
-			if head, ok := m.rep.Log().Head(); ok {
-				s.State = string(head.Content) + "\n" + k.Table()
 			}
 			tell(s)
 		case "members":

@@ -119,7 +119,7 @@ func ParseSpec(name string, content []byte) (*File, error) {
 // With returns the file of a director whose VIPs and services are those of shared, which [ParseSpec] read.
 func (f *File) With(shared *File) (*File, error) {
 	out := *f
-	out.Spec, out.Warnings = shared.Spec, shared.Warnings
+	out.Spec, out.Warnings, out.Unknown = shared.Spec, shared.Warnings, false
 	for i := range out.Spec.Services {
 		s := &out.Spec.Services[i]
 		if f.Director.reserved(s.FWMark) {
@@ -153,7 +153,7 @@ func read(name string, r *conf.Reader, raw *rawFile) (*File, error) {
 		rd.warn(raw.Cluster.V.Voters.Pos, "cluster", "voters: %d of them have to agree among %d: one more would make no difference to that, and allow for one more to be lost", len(o.Voters)/2+1, len(o.Voters))
 	}
 	if rd.file.Cluster != nil && !raw.VIPs.Set && !raw.Services.Set {
-		rd.file.Replicated = true
+		rd.file.Replicated, rd.file.Unknown = true, true
 		if err := r.Err(); err != nil {
 			return nil, err
 		}

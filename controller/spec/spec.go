@@ -99,7 +99,9 @@ type File struct {
 	Cluster *settings.Options
 	// Replicated: the file says nothing of VIPs and services, which the directors of the cluster replicate.
 	Replicated bool
-	Spec       Spec
+	// Unknown: it is replicated, and not known here yet. What the kernel's table has is left as it is.
+	Unknown bool
+	Spec    Spec
 	// Warnings are what the file says that is allowed but hardly meant. They print as errors do.
 	Warnings conf.Errors
 }

@@ -149,6 +149,8 @@ type Director struct {
 	// Unfit are the groups that it could not have, with why.
 	Unfit map[string]string `json:"unfit,omitempty"`
 	Reach *Reach            `json:"reach,omitempty"`
+	// StorageError is why its disk does not take changes of the specification.
+	StorageError string `json:"storage_error,omitempty"`
 	// TableError is why its IPVS table cannot be read or changed.
 	TableError string `json:"table_error,omitempty"`
 }
