@@ -1,12 +1,15 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/drover-lb/drover/lab/probe"
 )
 
 // Spread is a distribution.
@@ -25,6 +28,14 @@ func spread(values []time.Duration) Spread {
 	slices.Sort(v)
 	rank := func(percent int) time.Duration { return v[(len(v)*percent+99)/100-1] }
 	return Spread{Median: rank(50), P95: rank(95), Max: v[len(v)-1]}
+}
+
+// text is "" for what was not measured.
+func (s *Spread) text() string {
+	if s == nil {
+		return ""
+	}
+	return s.String()
 }
 
 func (s Spread) String() string {
@@ -50,13 +61,34 @@ type FaultSummary struct {
 	AddressOverlap Spread        `json:"address_overlap"`
 	Coarsest       time.Duration `json:"coarsest"` // longest time between two questions in any round
 
+	Last        *Spread        `json:"last,omitempty"` // misdirected, of the rounds in which that ended; nil: not asked for
+	Misdirected int            `json:"misdirected"`    // in all rounds
+	Never       int            `json:"never"`          // rounds in which it did not end
+	Over        time.Duration  `json:"over"`           // for so long at least that was looked at
+	Reasons     map[string]int `json:"reasons,omitempty"`
+
 	Missed []string `json:"missed,omitempty"` // bounds that the distribution does not keep
+}
+
+// last is when the last one was misdirected.
+func (s *FaultSummary) last() string {
+	switch {
+	case s.Last == nil:
+		return ""
+	case s.Never == s.Rounds:
+		return fmt.Sprintf("never ended (%s)", round(s.Over))
+	case s.Never > 0:
+		return fmt.Sprintf("%s, never ended (%s) in %d", s.Last, round(s.Over), s.Never)
+	case s.Misdirected == 0:
+		return "none"
+	}
+	return s.Last.String()
 }
 
 // Summarise gathers the faults of many rounds, in the order in which they were first seen.
 func Summarise(reports []*Report) []FaultSummary {
 	type key struct{ fault, system string }
-	type values struct{ gap, stall, overlap, address []time.Duration }
+	type values struct{ gap, stall, overlap, address, last []time.Duration }
 	index := map[key]int{}
 	var out []FaultSummary
 	var all []values
@@ -68,11 +100,12 @@ func Summarise(reports []*Report) []FaultSummary {
 			if !ok {
 				i = len(out)
 				index[k] = i
-				out = append(out, FaultSummary{System: f.System, Fault: f.Fault, Errors: map[string]int{}})
+				out = append(out, FaultSummary{System: f.System, Fault: f.Fault, Errors: map[string]int{}, Reasons: map[string]int{}})
 				all = append(all, values{})
 			}
 			s, v := &out[i], &all[i]
 			s.Rounds++
+			s.Missed = nil // bounds are of the whole distribution
 			if c := f.Connections; c != nil {
 				v.gap = append(v.gap, c.Gap)
 				sp := spread(v.gap)
@@ -85,7 +118,6 @@ func Summarise(reports []*Report) []FaultSummary {
 				if f.GapBelow != "" {
 					below[i] = f.GapBelow
 				}
-				s.Missed = nil // bounds are of the whole distribution
 				if f.GapMedian > 0 && sp.Median > f.GapMedian {
 					s.Missed = append(s.Missed, fmt.Sprintf("median gap %s instead of at most %s", round(sp.Median), f.GapMedian))
 				}
@@ -106,6 +138,31 @@ func Summarise(reports []*Report) []FaultSummary {
 				s.Overlap, s.AddressOverlap = &sp, spread(v.address)
 				s.Coarsest = max(s.Coarsest, h.Coarsest)
 			}
+			if m := f.Misdirected; m != nil {
+				if s.Last == nil || m.Over < s.Over {
+					s.Over = m.Over
+				}
+				if s.Misdirected += m.Count; m.Never {
+					s.Never++
+				} else {
+					v.last = append(v.last, m.Last)
+				}
+				sp := spread(v.last)
+				s.Last = &sp
+				bounded := f.LastMedian > 0 || f.LastMax > 0
+				if bounded && s.Never > 0 {
+					s.Missed = append(s.Missed, fmt.Sprintf("misdirected to the end in %d of %d rounds", s.Never, s.Rounds))
+				}
+				if f.LastMedian > 0 && sp.Median > f.LastMedian {
+					s.Missed = append(s.Missed, fmt.Sprintf("median of the last misdirected %s instead of at most %s", round(sp.Median), f.LastMedian))
+				}
+				if f.LastMax > 0 && sp.Max > f.LastMax {
+					s.Missed = append(s.Missed, fmt.Sprintf("the last misdirected after %s instead of at most %s", round(sp.Max), f.LastMax))
+				}
+			}
+			if f.Reason != "" {
+				s.Reasons[f.Reason]++
+			}
 		}
 	}
 	for i, system := range below {
@@ -117,7 +174,8 @@ func Summarise(reports []*Report) []FaultSummary {
 	return out
 }
 
-// WriteSummary writes a table, the systems side by side for each fault. Spreads are median, p95 and maximum.
+// WriteSummary writes a table, the systems side by side for each fault, with the columns of which there is anything.
+// Spreads are median, p95 and maximum.
 func WriteSummary(w io.Writer, sums []FaultSummary) error {
 	var faults []string
 	for _, s := range sums {
@@ -125,24 +183,64 @@ func WriteSummary(w io.Writer, sums []FaultSummary) error {
 			faults = append(faults, s.Fault)
 		}
 	}
+	type column struct {
+		head string
+		cell func(*FaultSummary) string // "": not measured
+	}
+	columns := []column{
+		{"FAULT", func(s *FaultSummary) string { return s.Fault }},
+		{"SYSTEM", func(s *FaultSummary) string { return s.System }},
+		{"ROUNDS", func(s *FaultSummary) string { return fmt.Sprint(s.Rounds) }},
+		{"LAST MISDIRECTED median p95 max", (*FaultSummary).last},
+		{"GAP median p95 max", func(s *FaultSummary) string { return s.Gap.text() }},
+		{"FAILED", func(s *FaultSummary) string {
+			if s.Gap == nil {
+				return ""
+			}
+			return fmt.Sprintf("%d of %d%s", s.Failed, s.Of, inBrackets(errorsOf(s.Errors)))
+		}},
+		{"STREAMS SURVIVED", func(s *FaultSummary) string {
+			if s.Stall == nil {
+				return ""
+			}
+			return fmt.Sprintf("%d of %d", s.Survived, s.Survived+s.Broken)
+		}},
+		{"STALL median p95 max", func(s *FaultSummary) string { return s.Stall.text() }},
+		{"TWO ANSWER median p95 max", func(s *FaultSummary) string { return s.Overlap.text() }},
+		{"TWO HAVE IT max", func(s *FaultSummary) string {
+			if s.Overlap == nil {
+				return ""
+			}
+			return round(s.AddressOverlap.Max).String()
+		}},
+		{"SHOWN AS", func(s *FaultSummary) string {
+			return probe.Most(s.Reasons, func(r string, n int) string {
+				if n == s.Rounds {
+					return r
+				}
+				return fmt.Sprintf("%s (%d times)", r, n)
+			})
+		}},
+	}
+	columns = slices.DeleteFunc(columns, func(c column) bool {
+		return !slices.ContainsFunc(sums, func(s FaultSummary) bool { return c.cell(&s) != "" })
+	})
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, "FAULT\tSYSTEM\tROUNDS\tGAP median p95 max\tFAILED\tSTREAMS SURVIVED\tSTALL median p95 max\tTWO ANSWER median p95 max\tTWO HAVE IT max")
+	var heads []string
+	for _, c := range columns {
+		heads = append(heads, c.head)
+	}
+	fmt.Fprintln(tw, strings.Join(heads, "\t"))
 	for _, f := range faults {
-		for _, s := range sums {
-			if s.Fault != f {
+		for i := range sums {
+			if sums[i].Fault != f {
 				continue
 			}
-			cols := []string{s.Fault, s.System, fmt.Sprint(s.Rounds), "-", "-", "-", "-", "-", "-"}
-			if s.Gap != nil {
-				cols[3], cols[4] = s.Gap.String(), fmt.Sprintf("%d of %d%s", s.Failed, s.Of, inBrackets(errorsOf(s.Errors)))
+			var cells []string
+			for _, c := range columns {
+				cells = append(cells, cmp.Or(c.cell(&sums[i]), "-"))
 			}
-			if s.Stall != nil {
-				cols[5], cols[6] = fmt.Sprintf("%d of %d", s.Survived, s.Survived+s.Broken), s.Stall.String()
-			}
-			if s.Overlap != nil {
-				cols[7], cols[8] = s.Overlap.String(), round(s.AddressOverlap.Max).String()
-			}
-			fmt.Fprintln(tw, strings.Join(cols, "\t"))
+			fmt.Fprintln(tw, strings.Join(cells, "\t"))
 		}
 	}
 	if err := tw.Flush(); err != nil {

@@ -230,7 +230,7 @@ func (r *run) act(ctx context.Context, a Action) (string, error) {
 	case Power:
 		return r.power(ctx, a)
 	case Measure:
-		return r.measure(a)
+		return r.measure(ctx, a)
 	case Separate:
 		op := r.world.Separate
 		if a.Join {

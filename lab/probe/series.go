@@ -74,6 +74,8 @@ type Connections struct {
 	Gap, GapFrom time.Duration
 	// Worst is the longest time that one successful connection took.
 	Worst time.Duration
+	// LastFailed is when the last one that failed was begun; 0 if none did.
+	LastFailed time.Duration
 }
 
 // Connections answers for the attempts begun in w, so that one which was under way when something was
@@ -109,6 +111,7 @@ func (s *Series) Connections(w Window) Connections {
 			if e.Start >= w.From && e.Start <= w.To {
 				out.Failed++
 				out.Errors[e.Error]++
+				out.LastFailed = max(out.LastFailed, e.Start)
 			}
 		}
 	})
@@ -254,6 +257,20 @@ func (s *Series) Claims(w Window) Claims {
 		out.Silence = max(out.Silence, w.To-answered)
 	}
 	return out
+}
+
+// Wrong counts the requests made in w at which somebody claimed the address who is none of those that right accepts,
+// and tells when the last of them was made; 0 if there is none. right must not call s.
+func (s *Series) Wrong(w Window, right func(mac string) bool) (n int, last time.Duration) {
+	s.each(func(e Event) {
+		if e.Kind != Answers || e.Start < w.From || e.Start > w.To || e.At > w.To {
+			return
+		}
+		if slices.ContainsFunc(e.MACs, func(m string) bool { return !right(m) }) {
+			n, last = n+1, max(last, e.Start)
+		}
+	})
+	return n, last
 }
 
 // Most formats counts such as "3 timeout, 1 refused", most frequent first.

@@ -54,6 +54,42 @@ func TestConnectionsMeasureTheLongestGap(t *testing.T) {
 	}
 }
 
+// What counts is when one that failed was begun, not when its client gave up.
+func TestLastFailed(t *testing.T) {
+	s := series(
+		Event{Kind: Fail, Start: 90 * ms, At: 190 * ms, Error: "timeout"},
+		Event{Kind: Fail, Start: 130 * ms, At: 1130 * ms, Error: "timeout"},
+		Event{Kind: Fail, Start: 120 * ms, At: 1120 * ms, Error: "timeout"},
+		answered(420*ms, "a"),
+	)
+	for w, want := range map[Window]time.Duration{
+		{100 * ms, 2000 * ms}: 130 * ms, {0, 125 * ms}: 120 * ms, {131 * ms, 2000 * ms}: 0,
+	} {
+		if got := s.Connections(w).LastFailed; got != want {
+			t.Errorf("%v: %s, want %s", w, got, want)
+		}
+	}
+}
+
+func TestWrong(t *testing.T) {
+	ask := func(at time.Duration, macs ...string) Event {
+		return Event{Kind: Answers, Start: at, At: at + 10*ms, MACs: macs, Answered: macs}
+	}
+	s := series(Event{Kind: Ready, At: 5 * ms}, ask(10*ms, "web"), ask(20*ms, "d"), ask(30*ms, "d", "web"), ask(40*ms), ask(50*ms, "web"), ask(60*ms, "d"))
+	right := func(mac string) bool { return mac == "d" }
+	for _, tc := range []struct {
+		w    Window
+		n    int
+		last time.Duration
+	}{
+		{Window{0, 100 * ms}, 3, 50 * ms}, {Window{15 * ms, 55 * ms}, 1, 30 * ms}, {Window{51 * ms, 100 * ms}, 0, 0},
+	} {
+		if n, last := s.Wrong(tc.w, right); n != tc.n || last != tc.last {
+			t.Errorf("%v: %d, the last at %s", tc.w, n, last)
+		}
+	}
+}
+
 func TestConnectionsBeforeAnythingIsReady(t *testing.T) {
 	got := NewSeries().Connections(Window{0, 100 * ms})
 	if got.OK != 0 || got.Gap != 100*ms {
