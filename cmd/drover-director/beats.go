@@ -19,6 +19,9 @@ const (
 	maxAgents = 10000
 )
 
+// lateAfter is after how long without a beat an agent is late: one that was a little late, or lost, costs a probe more.
+func (x *beat) lateAfter() time.Duration { return x.Every() + x.Every()/4 }
+
 // silentAfter is after how long without a beat an agent is not heard any more: two have been lost, which is
 // enough to ask its services.
 func (x *beat) silentAfter() time.Duration { return x.Every()*2 + x.Every()/20 }
@@ -35,6 +38,7 @@ type beats struct {
 type beat struct {
 	api.Beat
 	when   time.Time
+	late   bool
 	silent bool
 }
 
@@ -56,7 +60,7 @@ func (b *beats) hear(from string, message []byte) {
 	if now.Load != nil && *now.Load >= 0 {
 		b.health.SetLoad(now.Address, float64(*now.Load)/1000, now.when, now.Every())
 	}
-	if old == nil || old.silent || old.Address != now.Address || !maps.Equal(old.Down, now.Down) {
+	if old == nil || old.late || old.Address != now.Address || !maps.Equal(old.Down, now.Down) {
 		b.tell()
 	}
 }
@@ -65,12 +69,12 @@ func (b *beats) hear(from string, message []byte) {
 func (b *beats) tell() {
 	agents := make(map[netip.Addr]health.Agent, len(b.agents))
 	for _, x := range b.agents {
-		agents[x.Address] = health.Agent{Down: x.Down, Silent: x.silent}
+		agents[x.Address] = health.Agent{Down: x.Down, Late: x.late, Silent: x.silent}
 	}
 	b.health.SetAgents(agents)
 }
 
-// run looks who has fallen silent, until ctx ends.
+// run looks who is late or has fallen silent, until ctx ends.
 func (b *beats) run(ctx context.Context) {
 	const idle = api.BeatEvery // until the first is heard
 	timer := time.NewTimer(idle)
@@ -92,22 +96,26 @@ func (b *beats) run(ctx context.Context) {
 	}
 }
 
-// look notes who has fallen silent, and returns when the next may have.
+// look notes who is late or has fallen silent, and returns when the next may be.
 func (b *beats) look(now time.Time) (next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	changed := false
-	next = now.Add(api.BeatEvery * 2) // one that is heard first now falls silent later
+	next = now.Add(api.BeatEvery) // one that is heard first now is late later
 	for name, x := range b.agents {
-		switch age, limit := now.Sub(x.when), x.silentAfter(); {
-		case age > forgetAfter:
+		age := now.Sub(x.when)
+		if age > forgetAfter {
 			delete(b.agents, name)
 			changed = true
-		case x.silent:
-		case age >= limit:
-			x.silent, changed = true, true
-		case x.when.Add(limit).Before(next):
-			next = x.when.Add(limit)
+			continue
+		}
+		late, silent := age >= x.lateAfter(), age >= x.silentAfter()
+		changed = changed || late != x.late || silent != x.silent
+		x.late, x.silent = late, silent
+		for _, at := range []time.Time{x.when.Add(x.lateAfter()), x.when.Add(x.silentAfter())} {
+			if at.After(now) && at.Before(next) {
+				next = at
+			}
 		}
 	}
 	if changed {

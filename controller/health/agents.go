@@ -13,9 +13,15 @@ import (
 type Agent struct {
 	// Down says why services of the host are down, by their keys as text, such as "TCP 192.0.2.10:80".
 	Down map[string]string
-	// Silent: it was heard, and is not any more. That alone means nothing; but then the first probe that fails counts.
+	// Late: it was heard, and is overdue. Its services are probed at once, as they are always, so that something is known
+	// of them when it is silent.
+	Late bool
+	// Silent: it is not heard any more. That alone means nothing; but then the first probe that fails counts.
 	Silent bool
 }
+
+// overdue reports whether an agent is late or silent.
+func (a *Agent) overdue() bool { return a.Late || a.Silent }
 
 // silentTimeout bounds the probe of a server whose agent has fallen silent.
 const silentTimeout = 150 * time.Millisecond
@@ -24,7 +30,7 @@ const silentTimeout = 150 * time.Millisecond
 // it. The map is not to be changed any more.
 func (e *Engine) SetAgents(agents map[netip.Addr]Agent) {
 	e.mu.Lock()
-	same := maps.EqualFunc(e.agents, agents, func(a, b Agent) bool { return a.Silent == b.Silent && maps.Equal(a.Down, b.Down) })
+	same := maps.EqualFunc(e.agents, agents, func(a, b Agent) bool { return a.Late == b.Late && a.Silent == b.Silent && maps.Equal(a.Down, b.Down) })
 	e.agents = agents
 	e.heard = e.heard || !same
 	e.mu.Unlock()
@@ -45,8 +51,11 @@ func (e *Engine) hear(agents map[netip.Addr]Agent, now time.Time) {
 			}
 			for _, t := range svc.targets[j] {
 				t.silent = is.Silent
-				if is.Silent && !was.Silent {
+				if is.overdue() && !was.overdue() {
 					e.hurry(t, now)
+				}
+				if is.Silent && !was.Silent {
+					e.press(t, now)
 				}
 			}
 		}
@@ -55,16 +64,24 @@ func (e *Engine) hear(agents map[netip.Addr]Agent, now time.Time) {
 	e.judged = time.Time{}
 }
 
-// hurry has a target probed now. A probe that is under way has a little time left.
+// hurry has a target probed now, unless a probe is under way.
 func (e *Engine) hurry(t *target, now time.Time) {
-	if t.cancel != nil {
-		time.AfterFunc(silentTimeout, t.cancel)
+	if t.cancel == nil && t.due.After(now) {
+		t.due = now
+		e.reorder = true
 	}
-	t.due = now
-	e.reorder = true
 }
 
-// timeoutOf bounds a probe.
+// press has something known of a target soon: a probe that is under way has as much time in all as one that begins now.
+func (e *Engine) press(t *target, now time.Time) {
+	if t.cancel == nil {
+		e.hurry(t, now)
+		return
+	}
+	time.AfterFunc(t.began.Add(silentTimeout).Sub(now), t.cancel) // at once if that is past
+}
+
+// timeout bounds a probe.
 func (t *target) timeout() time.Duration {
 	if t.silent {
 		return min(t.Check.Timeout, silentTimeout)

@@ -115,9 +115,10 @@ type target struct {
 	queued bool // or else it is under way, or waits
 	users  []ipvs.Key
 	gone   bool
-	weight int    // that the last good result gave
-	silent bool   // the agent of the server is not heard
-	cancel func() // ends the probe that is under way; nil if there is none
+	weight int       // that the last good result gave
+	silent bool      // the agent of the server is not heard
+	cancel func()    // ends the probe that is under way; nil if there is none
+	began  time.Time // when it was started
 }
 
 type result struct {
@@ -441,7 +442,7 @@ func (e *Engine) start(ctx context.Context, running *sync.WaitGroup) time.Durati
 		e.inFlight++
 		e.probes.Add(1)
 		ctx, cancel := context.WithTimeout(ctx, t.timeout())
-		t.cancel = cancel
+		t.cancel, t.began = cancel, now
 		running.Go(func() {
 			defer cancel()
 			r := result{t: t, began: now}

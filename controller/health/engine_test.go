@@ -333,6 +333,43 @@ func TestEngineProbesSilentHosts(t *testing.T) {
 	}
 }
 
+// The host of an agent that is late is probed at once, and that is all: a good probe is good, a bad one counts as any
+// other. When it is silent by then, what is known is not waited for longer than that of one that is probed only now.
+func TestEngineProbesLateHosts(t *testing.T) {
+	const slow = "{type: tcp, path: rip, interval: 10s, timeout: 5s, fall: 3}"
+	for _, dead := range []bool{true, false} {
+		run(t, Options{}, func(e *Engine, w *world) {
+			s := sites(t, 1, 2, slow)
+			e.SetSpec(s)
+			time.Sleep(time.Second)
+			if dead {
+				w.mu.Lock()
+				w.takes = time.Hour
+				w.mu.Unlock()
+			}
+			server := s.Services[0].RealServers[0].Addr
+			before := e.Probes()
+			e.SetAgents(map[netip.Addr]Agent{server: {Late: true}})
+			time.Sleep(silentTimeout + 10*time.Millisecond)
+			if n := e.Probes() - before; n != 1 {
+				t.Errorf("dead %v: %d probes when it was late", dead, n)
+			}
+			if got := states(e.View(), s, 0); got != "up up" {
+				t.Errorf("dead %v, late: %s", dead, got)
+			}
+			e.SetAgents(map[netip.Addr]Agent{server: {Late: true, Silent: true}})
+			time.Sleep(10 * time.Millisecond) // the probe has had its time
+			want := "up up"
+			if dead {
+				want = "down up"
+			}
+			if got := states(e.View(), s, 0); got != want {
+				t.Errorf("dead %v, silent: %s", dead, got)
+			}
+		})
+	}
+}
+
 // What an active director knows is told to a standby, which goes on from there when it takes over: with the state,
 // the slow start, and the count of falls.
 func TestTakeoverGoesOn(t *testing.T) {

@@ -63,7 +63,7 @@ func (s *Sockets) Close() { s.handle.Close() }
 
 // Listeners lists the sockets that take connections or datagrams for the services from anybody: all of a protocol, or
 // those of IPv4 alone where they do for all. Of TCP the kernel looks at those that listen alone, however many
-// connections there are. It is called five times a second, hence the frugality.
+// connections there are. It is called ten times a second, hence the frugality.
 func (s *Sockets) Listeners(services []Service) (out []Listener, err error) {
 	for _, p := range []struct {
 		protocol Protocol
