@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/arp/frame"
+	"github.com/drover-lb/drover/internal/dump"
 )
 
 // writeTimeout bounds the wait for room in a socket's send buffer.
@@ -93,21 +94,15 @@ func drain[T any](ch <-chan T) {
 }
 
 func listLinks() ([]link, error) {
-	// A dump that a change interrupts is incomplete (netlink.ErrDumpInterrupted); the next is not.
-	for try := 0; ; try++ {
-		list, err := netlink.LinkList()
-		if errors.Is(err, netlink.ErrDumpInterrupted) && try < 10 {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("failed to list the interfaces: %w", err)
-		}
-		links := make([]link, len(list))
-		for i, l := range list {
-			links[i] = linkOf(l.Attrs())
-		}
-		return links, nil
+	list, err := dump.All(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("failed to list the interfaces: %w", err)
 	}
+	links := make([]link, len(list))
+	for i, l := range list {
+		links[i] = linkOf(l.Attrs())
+	}
+	return links, nil
 }
 
 func (netWire) Open(l link) (port, error) {

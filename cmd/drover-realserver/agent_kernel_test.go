@@ -29,6 +29,7 @@ import (
 
 	"github.com/drover-lb/drover/arp"
 	"github.com/drover-lb/drover/arp/frame"
+	"github.com/drover-lb/drover/internal/dump"
 	"github.com/drover-lb/drover/lab/topology"
 )
 
@@ -775,12 +776,7 @@ func TestMemoryAndTime(t *testing.T) {
 	p.end(syscall.SIGTERM)
 }
 
-// addresses lists the addresses of an interface, again if they changed meanwhile: such a list may lack some.
-func addresses(l netlink.Link) (list []netlink.Addr, err error) {
-	for range 10 {
-		if list, err = netlink.AddrList(l, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return list, err
+// addresses lists the addresses of an interface.
+func addresses(l netlink.Link) ([]netlink.Addr, error) {
+	return dump.All(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 }

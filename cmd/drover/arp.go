@@ -21,6 +21,7 @@ import (
 
 	"github.com/drover-lb/drover/arp"
 	"github.com/drover-lb/drover/arp/frame"
+	"github.com/drover-lb/drover/internal/dump"
 )
 
 const (
@@ -326,13 +327,7 @@ func (r *arpReport) name(ctx context.Context, hosts []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	var neighbours []netlink.Neigh
-	for try := 0; ; try++ {
-		neighbours, err = netlink.NeighList(ifi.Index, netlink.FAMILY_ALL)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) || try == 10 {
-			break
-		}
-	}
+	neighbours, err := dump.All(func() ([]netlink.Neigh, error) { return netlink.NeighList(ifi.Index, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("failed to list the neighbours on %s: %w", r.Interface, err)
 	}

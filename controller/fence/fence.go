@@ -17,6 +17,8 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/drover-lb/drover/internal/dump"
 )
 
 // Bounds of what one fence guards.
@@ -571,9 +573,6 @@ func (f *Fence) Close() error {
 	return errors.Join(errs...)
 }
 
-// dumpTries bounds how often a listing is repeated that the kernel calls inconsistent.
-const dumpTries = 5
-
 // Remove takes the filters that a fence of an earlier process has left off all interfaces of the network
 // namespace of the calling thread, so that they do not go on to silence what nobody extends any more. It
 // needs no BPF, only CAP_NET_ADMIN, and changes nothing where there is nothing. A discipline clsact that
@@ -591,12 +590,7 @@ func Remove(log *slog.Logger) error {
 	if err := h.SetSocketTimeout(callTimeout); err != nil {
 		return fmt.Errorf("failed to set the timeout of the rtnetlink socket: %w", err)
 	}
-	var links []netlink.Link
-	for range dumpTries {
-		if links, err = h.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	links, err := dump.All(h.LinkList)
 	if err != nil {
 		return fmt.Errorf("failed to list the interfaces: %w", err)
 	}

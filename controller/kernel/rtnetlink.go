@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/drover-lb/drover/internal/dump"
 )
 
 // callTimeout bounds one rtnetlink call. The kernel answers within microseconds unless somebody else
@@ -94,19 +96,10 @@ func (r *rtnetlink) link(ctx context.Context, name string) (link Link, err error
 	return link, err
 }
 
-// dumpTries bounds how often a listing is repeated that the kernel calls inconsistent.
-const dumpTries = 5
-
 // addresses lists all addresses of the network namespace.
 func (r *rtnetlink) addresses(ctx context.Context) (out []Address, err error) {
 	err = r.do(ctx, func() error {
-		var list []netlink.Addr
-		var err error
-		for range dumpTries {
-			if list, err = r.h.AddrList(nil, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
-				break
-			}
-		}
+		list, err := dump.All(func() ([]netlink.Addr, error) { return r.h.AddrList(nil, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("failed to list the addresses: %w", err)
 		}

@@ -18,6 +18,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/drover-lb/drover/internal/dump"
 )
 
 // Network is one layer-2 network: a bridge.
@@ -631,12 +633,12 @@ func (m *Machine) Addresses(ctx context.Context) (map[string][]netip.Prefix, err
 		if err := h.SetSocketTimeout(opTimeout); err != nil {
 			return err
 		}
-		links, err := dump(h.LinkList)
+		links, err := dump.All(h.LinkList)
 		if err != nil {
 			return err
 		}
 		for _, l := range links {
-			addrs, err := dump(func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_ALL) })
+			addrs, err := dump.All(func() ([]netlink.Addr, error) { return h.AddrList(l, netlink.FAMILY_ALL) })
 			if err != nil {
 				return err
 			}
@@ -648,15 +650,5 @@ func (m *Machine) Addresses(ctx context.Context) (map[string][]netip.Prefix, err
 		}
 		return nil
 	})
-	return out, err
-}
-
-// dump lists something, again if it changed meanwhile: such a list may lack entries (NLM_F_DUMP_INTR).
-func dump[T any](list func() ([]T, error)) (out []T, err error) {
-	for range 10 {
-		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
 	return out, err
 }

@@ -16,14 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drover-lb/drover/arp/frame"
+	"github.com/drover-lb/drover/internal/dump"
 	"github.com/drover-lb/drover/realserver/proof"
 )
 
 // callTimeout bounds each exchange with the kernel.
 const callTimeout = 5 * time.Second
-
-// dumpTries bounds how often an interrupted dump is begun again.
-const dumpTries = 20
 
 // Address is an address of an interface.
 type Address struct {
@@ -79,29 +77,15 @@ func Open() (*Kernel, error) {
 // Close frees the sockets.
 func (k *Kernel) Close() { k.h.Close() }
 
-// dump repeats list while changes interrupt it, because what it returned is incomplete.
-func dump[T any](what string, list func() ([]T, error)) ([]T, error) {
-	for try := 1; ; try++ {
-		out, err := list()
-		if errors.Is(err, netlink.ErrDumpInterrupted) && try < dumpTries {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("failed to list the %s: %w", what, err)
-		}
-		return out, nil
-	}
-}
-
 // Snapshot reads the network configuration.
 func (k *Kernel) Snapshot() (*Snapshot, error) {
-	links, err := dump("interfaces", k.h.LinkList)
+	links, err := dump.All(k.h.LinkList)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("failed to list the interfaces: %w", err)
 	}
-	addrs, err := dump("addresses", func() ([]netlink.Addr, error) { return k.h.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := dump.All(func() ([]netlink.Addr, error) { return k.h.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("failed to list the addresses: %w", err)
 	}
 	s := &Snapshot{Links: make(map[string]Link, len(links))}
 	names := make(map[int]string, len(links))
