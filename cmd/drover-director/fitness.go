@@ -102,14 +102,22 @@ func (m *member) judgeTable(tableError string) {
 	m.hinder("ipvs", why)
 }
 
+// announcements yields what each director has announced last, this one and those that are gone included.
+func (m *member) announcements(yield func(*cluster.Record, *api.Director) bool) {
+	for _, r := range m.node.Records() {
+		var d api.Director
+		if r.Key == gossip.DirectorRecord && slices.Contains(m.opts.Directors(), r.Node) && json.Unmarshal(r.Value, &d) == nil && !yield(&r, &d) {
+			return
+		}
+	}
+}
+
 // others lists what the other directors that are alive announce.
 func (m *member) others() map[string]api.Director {
 	out := make(map[string]api.Director)
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key == gossip.DirectorRecord && r.Node != m.opts.Name && r.State == cluster.Alive &&
-			slices.Contains(m.opts.Directors(), r.Node) && json.Unmarshal(r.Value, &d) == nil {
-			out[r.Node] = d
+	for r, d := range m.announcements {
+		if r.Node != m.opts.Name && r.State == cluster.Alive {
+			out[r.Node] = *d
 		}
 	}
 	return out

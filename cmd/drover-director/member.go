@@ -622,11 +622,7 @@ func (m *member) acknowledge() {
 	if m.rep == nil {
 		return
 	}
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key != gossip.DirectorRecord || json.Unmarshal(r.Value, &d) != nil {
-			continue
-		}
+	for _, d := range m.announcements {
 		if v, err := replica.ParseVersion(d.Spec.Acked); err == nil && m.rep.Log().Acked().Less(v) {
 			m.rep.Acknowledged(v)
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -18,7 +17,6 @@ import (
 	"github.com/drover-lb/drover/cluster/election"
 	"github.com/drover-lb/drover/cluster/replica"
 	"github.com/drover-lb/drover/cmd/internal/api"
-	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/notify"
 	"github.com/drover-lb/drover/notify/sink"
@@ -139,9 +137,8 @@ func (m *member) view(ctx context.Context, group string) groupView {
 			v.active = m.opts.Name
 		}
 	}
-	for _, r := range m.node.Records() {
-		var d api.Director
-		if r.Key != gossip.DirectorRecord || r.Node == m.opts.Name || r.State == cluster.Left || json.Unmarshal(r.Value, &d) != nil || !slices.Contains(d.Active, group) {
+	for r, d := range m.announcements {
+		if r.Node == m.opts.Name || r.State == cluster.Left || !slices.Contains(d.Active, group) {
 			continue
 		}
 		v.claims = append(v.claims, r.Node)
