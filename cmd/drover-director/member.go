@@ -198,6 +198,7 @@ func newMember(o memberOptions) (*member, error) {
 	var epoch uint64
 	m.base, m.source = o.file, api.Spec{Source: o.path, Hash: o.file.Spec.Hash()}
 	if o.file.Replicated {
+		m.source = api.Spec{Source: "replicated"} // without a hash nobody takes it for one without VIPs
 		store, err := replica.Open(filepath.Join(o.dataDir, "spec"))
 		if err != nil {
 			return nil, fmt.Errorf("failed to read the replicated specification: %w", err)

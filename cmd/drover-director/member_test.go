@@ -6,20 +6,28 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cluster/clustertest"
 	"github.com/drover-lb/drover/cluster/election"
+	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cluster/lease"
+	"github.com/drover-lb/drover/cluster/replica"
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
 	"github.com/drover-lb/drover/cmd/internal/gossip/gossiptest"
+	"github.com/drover-lb/drover/controller/health"
+	"github.com/drover-lb/drover/controller/health/probe"
 	"github.com/drover-lb/drover/controller/spec"
 )
 
@@ -94,6 +102,52 @@ func TestQualify(t *testing.T) {
 
 // A real server gets traffic for the VIPs that it has proven; one that is not heard of any more keeps what it had, and
 // one that has left is out.
+// A director whose stored specification does not fit it, such as after a change of its file, tells so, and neither
+// it nor the agents of real servers take that for one without services and VIPs.
+func TestStoredSpecificationDoesNotFit(t *testing.T) {
+	dir := t.TempDir()
+	key, err := keyring.Generate()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "key"), []byte(key+"\n"), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := replica.Open(filepath.Join(dir, "data", "spec"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = store.Update(func(l replica.Log) (replica.Log, error) {
+		next, _, err := l.Propose(1, replica.Version{}, []byte("vips: [{address: 192.0.2.10, group: gold}]\nservices: []\n"), replica.Meta{Node: "d1", When: time.Now()})
+		return next, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "d.yaml")
+	write(t, path, "director: {interface: lo}\ncluster: {name: d1, key_file: key, voters: [{name: d1, address: 127.0.0.1}]}\n")
+	file, err := load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	ev := newEvents(log)
+	m, err := newMember(memberOptions{events: ev, health: health.New(health.Options{Prober: &probe.Prober{}, Log: log}), file: file, path: path,
+		dataDir: filepath.Join(dir, "data"), log: log, reg: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := m.file(); !f.Unknown || m.source.Hash != "" || !strings.Contains(m.source.Error, `"gold"`) {
+		t.Errorf("unknown %t, announced as %+v", f.Unknown, m.source)
+	}
+	if list := ev.after(t.Context(), 0); len(list) != 1 || list[0].Kind != "spec" || !strings.Contains(list[0].Text, `"gold"`) {
+		t.Errorf("events: %+v", list)
+	}
+}
+
 func TestReadyServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var net clustertest.Network
