@@ -118,6 +118,7 @@ type VIPStatus struct {
 type Status struct {
 	VIPs     []VIPStatus `json:"vips"`
 	Settings string      `json:"settings_error,omitempty"`
+	Repairs  []Repair    `json:"repairs,omitempty"` // the newest last
 }
 
 // Agent keeps a real server as its Config says. Make one with [New]; it does nothing before [Agent.Run].
@@ -143,6 +144,7 @@ type Agent struct {
 	troubles  map[string]string // what was last said about a lasting trouble, by kind
 	links     map[int]string    // links on which VIPs are proven, by index: their name
 	loud      string            // why the settings of a link let this host answer; empty: they do not
+	repairs   []Repair
 	summary   string
 	readyDone bool
 	lastPass  time.Time
@@ -434,6 +436,7 @@ func (a *Agent) logChange(c sysctl.Change, ours bool) {
 	attrs := []any{"setting", c.Key, "from", c.From, "to", c.To}
 	switch {
 	case c.Action == sysctl.Written && !ours:
+		a.repairs = note(a.repairs, fmt.Sprintf("%s was set to %s by somebody, and back to %s", c.Key, c.From, c.To), time.Now())
 		a.log.Warn("setting was changed by somebody, set again", append(attrs, "reason", c.Reason)...)
 	case c.Action == sysctl.Written:
 		a.log.Info("setting made", append(attrs, "reason", c.Reason)...)
@@ -669,6 +672,7 @@ func (a *Agent) bind(snap *kernel.Snapshot) {
 		}
 		a.trouble("bind "+v.addr.String(), "failed to bind VIP", nil, "address", v.addr)
 		if v.bound {
+			a.repairs = note(a.repairs, fmt.Sprintf("%s was taken off %s by somebody, and put back", v.addr, device), time.Now())
 			a.log.Warn("VIP was removed by somebody, put back", "address", v.addr, "interface", device)
 		} else {
 			a.log.Info("VIP bound", "address", v.addr, "interface", device)
@@ -815,7 +819,7 @@ func (a *Agent) release(pick func(savedVIP) bool) error {
 
 // conclude publishes the state and returns when to look again.
 func (a *Agent) conclude() time.Duration {
-	st := Status{VIPs: make([]VIPStatus, 0, len(a.cfg.VIPs))}
+	st := Status{VIPs: make([]VIPStatus, 0, len(a.cfg.VIPs)), Repairs: slices.Clone(a.repairs)}
 	if a.settings != nil {
 		st.Settings = a.settings.Error()
 	}

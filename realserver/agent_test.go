@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -65,6 +66,18 @@ func TestRepairsWhatSomebodyUndoes(t *testing.T) {
 		sleep(settleGap)
 		r.did("set arp_ignore 1")
 		r.said("setting was changed by somebody, set again")
+		repaired := func(want ...string) {
+			t.Helper()
+			var got []string
+			for _, x := range r.a.Status().Repairs {
+				got = append(got, x.What)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("repairs %q, want %q", got, want)
+			}
+		}
+		const setting = "net.ipv4.conf.all.arp_ignore was set to 0 by somebody, and back to 1"
+		repaired(setting)
 		if h.proofs == proofs {
 			t.Error("silence was not proven again after the settings had been wrong")
 		}
@@ -78,6 +91,7 @@ func TestRepairsWhatSomebodyUndoes(t *testing.T) {
 		r.did("add lo 10.0.0.101")
 		r.said("VIP was removed by somebody, put back")
 		r.phase(vipB, Silent, "")
+		repaired(setting, "10.0.0.101 was taken off lo by somebody, and put back")
 
 		// Without a notification it is found at the next check.
 		h.mu.Lock()

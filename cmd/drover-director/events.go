@@ -39,7 +39,7 @@ func newEvents(log *slog.Logger) *events {
 }
 
 // ofServers reports whether an event is about a service or a real server.
-func ofServers(x api.Event) bool { return x.Service != "" }
+func ofServers(x api.Event) bool { return x.Service != "" || x.Server != "" }
 
 // add keeps an event, logs it at a level, and has it told.
 func (e *events) add(level slog.Level, kind, format string, args ...any) {

@@ -93,6 +93,7 @@ type member struct {
 	controller *controller.Controller // set before run
 	kernel     table                  // likewise
 	decoded    gossip.Decoded[api.Agent]
+	repaired   repairs // of the goroutine of follow
 	path       string
 
 	qualifying sync.Mutex // held while qualify runs; taken before mu
@@ -634,7 +635,14 @@ func (m *member) acknowledge() {
 // what it had last: who does not hear it cannot know better. A node that has left is out.
 func (m *member) readyServers() (out []spec.Member, draining []string) {
 	seen := make(map[string]bool)
-	defer func() { m.decoded.Keep(func(node string) bool { return seen[node] }) }()
+	if m.repaired == nil {
+		m.repaired = make(repairs)
+	}
+	defer func() {
+		known := func(node string) bool { return seen[node] }
+		m.decoded.Keep(known)
+		m.repaired.keep(known)
+	}()
 	for _, r := range m.node.Records() {
 		if r.Key != gossip.AgentRecord || r.State == cluster.Left {
 			continue
@@ -643,6 +651,9 @@ func (m *member) readyServers() (out []spec.Member, draining []string) {
 		a, ok := m.decoded.Get(&r)
 		if !ok || a.Pool == "" || !a.Address.IsValid() || a.Weight > 65535 {
 			continue
+		}
+		for _, x := range m.repaired.news(r.Node, a.Repairs) {
+			m.events.repaired(r.Node, x)
 		}
 		s := spec.Member{Name: r.Node, Pool: a.Pool, Address: a.Address, Weight: a.Weight}
 		if a.Draining {

@@ -214,7 +214,7 @@ func (v *view) server(s *api.Service, svc *spec.Service, r *spec.RealServer, fro
 		d.Reasons = append(d.Reasons, api.Reason{Source: "specification", Text: joined("weight 0", how), Change: fmt.Sprintf("drover server undrain %s %s", word(s.Name), word(d.Name))})
 	}
 	if a != nil {
-		d.Reasons = append(d.Reasons, a.trouble(svc.Addr)...)
+		d.Reasons = append(d.Reasons, a.trouble(svc.Addr, v.now)...)
 	}
 	verdict, reasons := v.verdict(svc, r)
 	d.Reasons = append(d.Reasons, reasons...)
@@ -359,7 +359,7 @@ func (v *view) agentAt(addr netip.Addr) *agentView {
 }
 
 // trouble says what an agent reports about a VIP, and whether the agent can be heard.
-func (a *agentView) trouble(vip netip.Addr) (out []api.Reason) {
+func (a *agentView) trouble(vip netip.Addr, now time.Time) (out []api.Reason) {
 	since := a.since
 	switch a.state {
 	case "alive":
@@ -367,6 +367,12 @@ func (a *agentView) trouble(vip netip.Addr) (out []api.Reason) {
 		out = append(out, api.Reason{Source: "gossip", Text: a.name + " has left the cluster", Since: &since, Change: "start drover-realserver on " + a.name})
 	default:
 		out = append(out, api.Reason{Source: "gossip", Text: a.name + " is not heard, and is left as it was: who does not hear it cannot know better", Since: &since, Change: "bring " + a.name + " or its network back, or take it out: drover server drain " + a.name})
+	}
+	for _, x := range slices.Backward(a.agent.Repairs) {
+		if age := now.Sub(x.When); age < repairShown {
+			since := x.When
+			out = append(out, api.Reason{Source: "agent", Text: x.What, Since: &since, Change: "find out who did that on " + a.name})
+		}
 	}
 	for _, x := range a.agent.VIPs {
 		if x.Address == vip && !x.Ready {
@@ -390,7 +396,7 @@ func (v *view) absent(svc *spec.Service) []api.Server {
 			continue
 		}
 		d := api.Server{Name: a.name, Node: a.name, Server: ipvs.DestKey{Addr: a.agent.Address, Port: svc.Port}.String(), Forward: ipvs.DirectRoute.String(), Weight: a.agent.Weight,
-			State: api.Out, Reasons: a.trouble(svc.Addr)}
+			State: api.Out, Reasons: a.trouble(svc.Addr, v.now)}
 		if a.agent.Address.Is4() != svc.Addr.Is4() {
 			d.Reasons = append(d.Reasons, api.Reason{Source: "agent", Text: fmt.Sprintf("its address is %s, which is of another family than %s", a.agent.Address, svc.Addr), Change: "list it with an address of the same family"})
 		}

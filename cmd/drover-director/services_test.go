@@ -55,7 +55,8 @@ func TestServices(t *testing.T) {
 	agents := []agentView{
 		{"draining", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.31"), Weight: 5, Draining: true, VIPs: vip(true, "silent", "")}},
 		{"gone", "left", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.32"), Weight: 1}},
-		{"good", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.33"), Weight: 7, VIPs: vip(true, "silent", "")}},
+		{"good", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.33"), Weight: 7, VIPs: vip(true, "silent", ""),
+			Repairs: []api.Repair{{When: time.Now().Add(-time.Hour), What: "an old one"}, {When: time.Now().Add(-time.Minute), What: "192.0.2.10 was taken off"}}}},
 		{"loud", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.34"), Weight: 1, VIPs: vip(false, "loud", "answers ARP")}},
 		{"mute", "failed", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.35"), Weight: 1, VIPs: vip(true, "silent", "")}},
 		{"new", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.36"), Weight: 1}},
@@ -119,7 +120,7 @@ func TestServices(t *testing.T) {
 		"  going* draining 7+5 1 | specification: draining: 12 connections, 25 s left -> drover server undrain web going",
 		"  removed* out 0+0 0 | specification: drained, and taken out: no connection left -> drover server undrain web removed",
 		"  draining draining 1+0 1 | agent: draining asks to be drained, as its agent is being stopped; draining: 1 connection left at the deadline 1 s ago -> start drover-realserver on draining",
-		"  good in 4+4 4",
+		"  good in 4+4 4 | agent: 192.0.2.10 was taken off -> find out who did that on good",
 		"  mute in 0+0 0 | gossip: mute is not heard, and is left as it was: who does not hear it cannot know better -> bring mute or its network back, or take it out: drover server drain mute",
 		"  gone out 0+0 0 | gossip: gone has left the cluster -> start drover-realserver on gone",
 		"  loud out 0+0 0 | agent: 192.0.2.10 on loud is loud: answers ARP -> put that right on loud: it is taken in as soon as its agent reports that the VIP is there and silent",

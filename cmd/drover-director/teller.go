@@ -99,7 +99,7 @@ func (t *teller) tell(ctx context.Context, e *notify.Event) bool {
 }
 
 // common reports whether all directors see what happened, and not this one alone.
-func common(e *notify.Event) bool { return e.Service != "" || e.Kind == sink.Gossip }
+func common(e *notify.Event) bool { return e.Service != "" || e.Server != "" || e.Kind == sink.Gossip }
 
 // groupOf is the group of the VIP of a service. One that has none, such as one by mark, is with the first group.
 func (m *member) groupOf(service string) string {

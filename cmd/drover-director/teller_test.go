@@ -67,18 +67,19 @@ func TestWhatAllDirectorsSee(t *testing.T) {
 	ev := newEvents(slog.New(slog.DiscardHandler))
 	var got []string
 	ev.told = func(_ slog.Level, x *api.Event) {
-		if common(&notify.Event{Kind: x.Kind, Service: x.Service}) {
+		if common(&notify.Event{Kind: x.Kind, Service: x.Service, Server: x.Server}) {
 			got = append(got, x.Kind)
 		}
 	}
 	ev.health(health.Event{Service: "web", Server: "web1", Bad: true})
 	ev.health(health.Event{Service: "web", Server: "web1", Weight: true})
 	ev.drained(controller.DrainEvent{Service: "web", Server: "web1"})
+	ev.repaired("web1", api.Repair{What: "x"})
 	ev.trouble(slog.LevelError, "ops", "x")
 	for _, kind := range []string{sink.Role, sink.Tracker, sink.Conflict, sink.Gossip, sink.Spec, sink.Late} {
 		ev.add(slog.LevelInfo, kind, "x")
 	}
-	if want := "health weights drain gossip"; strings.Join(got, " ") != want {
+	if want := "health weights drain health gossip"; strings.Join(got, " ") != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
 }

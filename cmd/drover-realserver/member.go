@@ -276,6 +276,9 @@ func (m *member) publish(c *realserver.Config, st realserver.Status) {
 	if t := m.leaving.Load(); t != nil {
 		out.Draining, out.DrainingSince, out.Drain = true, t.UTC(), c.Drain.Seconds()
 	}
+	for _, x := range st.Repairs {
+		out.Repairs = append(out.Repairs, api.Repair{When: x.When.UTC(), What: x.What})
+	}
 	for _, v := range st.VIPs {
 		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven || v.Phase == realserver.Held)
 		out.VIPs = append(out.VIPs, api.AgentVIP{Address: v.Address, Phase: v.Phase.String(), Ready: ready, Reason: v.Reason})

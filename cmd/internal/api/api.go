@@ -122,6 +122,14 @@ type Agent struct {
 	Foreign       []netip.Addr `json:"foreign,omitempty"`
 	// Down says why services are down at the host, by service such as "TCP 192.0.2.10:80".
 	Down map[string]string `json:"down,omitempty"`
+	// Repairs are what somebody has undone on the host and the agent has put right, a few of them, the newest last.
+	Repairs []Repair `json:"repairs,omitempty"`
+}
+
+// Repair is something that was put right.
+type Repair struct {
+	When time.Time `json:"when"` // by the clock of the host
+	What string    `json:"what"`
 }
 
 // AgentVIP is the state of a VIP on a real server.
