@@ -6,6 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/drover-lb/drover/cluster/keyring"
+	"github.com/drover-lb/drover/cmd/internal/readmetest"
+	"github.com/drover-lb/drover/controller/spec"
 )
 
 // The test binary is drover-director when a test starts it as such.
@@ -30,6 +34,29 @@ func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The files that the README tells a reader to write are good.
+func TestReadme(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "director.yaml")
+	key, err := keyring.Generate()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(filepath.Dir(path), "cluster.key"), []byte(key+"\n"), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range readmetest.Files(t, "/etc/drover/director.yaml", 2) {
+		write(t, path, text)
+		if _, warnings, err := describe(path); err != nil || len(warnings) > 0 {
+			t.Errorf("%v %v\n%s", err, warnings, text)
+		}
+	}
+	for _, text := range readmetest.Files(t, "site.yaml", 1) {
+		if f, err := spec.ParseSpec("site.yaml", []byte(text)); err != nil || len(f.Warnings) > 0 {
+			t.Errorf("%v %v\n%s", err, f.Warnings, text)
+		}
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/drover-lb/drover/cluster/keyring"
+	"github.com/drover-lb/drover/cmd/internal/readmetest"
 )
 
 // The test binary is drover-realserver when a test starts it as such.
@@ -19,6 +22,25 @@ func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The files that the README tells a reader to write are good.
+func TestReadme(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "realserver.yaml")
+	key, err := keyring.Generate()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(filepath.Dir(path), "cluster.key"), []byte(key+"\n"), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range readmetest.Files(t, "/etc/drover/realserver.yaml", 2) {
+		write(t, path, text)
+		var out, errs bytes.Buffer
+		if status := run([]string{"drover-realserver", "--check", "--config", path}, &out, &errs); status != 0 || errs.Len() > 0 {
+			t.Errorf("status %d: %s\n%s", status, errs.String(), text)
+		}
 	}
 }
 
