@@ -1165,7 +1165,8 @@ func (m *member) plan(ctx context.Context, s *spec.Spec) (json.RawMessage, error
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(p.String() + "# " + p.Summary() + "\n")
+	p.Strangers, p.Beside = nil, spec.Beside(&old.Spec, s)
+	return json.Marshal(p.Text())
 }
 
 // planOf says what s would change in the kernel's table under a director for which old is in force.

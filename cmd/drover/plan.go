@@ -1,14 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/conf"
 	"github.com/drover-lb/drover/controller/owned"
 	"github.com/drover-lb/drover/controller/plan"
@@ -28,6 +32,8 @@ func planCommand() *cli.Command {
 			"ipvsadm, one to a line; an edit ends in what was there before. Nothing is written.\n\n" +
 			"Under \"listed\" a service that the file does not list is deleted if a director on this host\n" +
 			"put it there or took it over, which its state directory tells. Others are left alone.\n\n" +
+			"If the director runs, comments say what the file changes beside the table: checks, what\n" +
+			"becomes of servers that are down, how drains end, names, VIPs.\n\n" +
 			"The exit status is 0 whether or not there is something to do, 1 if the table cannot be read,\n" +
 			"and 2 if the file is wrong.",
 		Flags: []cli.Flag{
@@ -90,7 +96,41 @@ func runPlan(c *cli.Context) error {
 	}
 	have, _ := plan.Split(plan.StateOf(table), file.Director.CheckMark)
 	p := plan.Diff(plan.Want(&file.Spec), have, plan.Owner(ownership, ours))
+	if !file.Replicated {
+		if p.Beside, err = beside(ctx, file); err != nil {
+			fmt.Fprintf(c.App.ErrWriter, "checks and the like are not compared: %v\n", err)
+		}
+	}
 	return printPlan(c.App.Writer, p, output)
+}
+
+// besideTimeout bounds the question to the director.
+const besideTimeout = 2 * time.Second
+
+// beside says what a file changes beside the table, of what the director that runs here has in force. Without one there
+// is nothing to compare.
+func beside(ctx context.Context, file *spec.File) ([]string, error) {
+	if file.Director.Socket == "" {
+		return nil, nil
+	}
+	d, err := api.NewClient(file.Director.Socket)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, besideTimeout)
+	defer cancel()
+	doc, err := document(ctx, d)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED): // none runs
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	now, err := spec.ParseSpec("the specification of the director", []byte(doc.Content))
+	if err != nil {
+		return nil, err
+	}
+	return spec.Beside(&now.Spec, &file.Spec), nil
 }
 
 func printPlan(w io.Writer, p plan.Plan, output string) error {
@@ -99,10 +139,6 @@ func printPlan(w io.Writer, p plan.Plan, output string) error {
 		e.SetIndent("", "  ")
 		return e.Encode(p)
 	}
-	text := p.String() + "# " + p.Summary() + "\n"
-	for _, k := range p.Strangers {
-		text += "# left alone: " + k.String() + "\n"
-	}
-	_, err := io.WriteString(w, text)
+	_, err := io.WriteString(w, p.Text())
 	return err
 }

@@ -3,16 +3,22 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/controller/plan"
+	"github.com/drover-lb/drover/controller/spec"
 	"github.com/drover-lb/drover/ipvs"
 )
 
@@ -78,10 +84,42 @@ func TestPrintPlan(t *testing.T) {
 		{plan.Plan{}, "text", "# nothing to do\n"},
 		{plan.Plan{Ops: []plan.Op{{Kind: plan.DeleteService, Service: ipvs.Service{Key: k}}}, Strangers: []ipvs.Key{{Family: ipvs.IPv6, FWMark: 3}}}, "text",
 			"-D -t 192.0.2.10:80\n# services: 1 deleted\n# left alone: FWM 3 IPv6\n"},
+		{plan.Plan{Beside: []string{"- web: check: {type: tcp}"}}, "text", "# nothing to do in the table\n# - web: check: {type: tcp}\n"},
 	} {
 		var b bytes.Buffer
 		if err := printPlan(&b, tc.p, tc.output); err != nil || b.String() != tc.want {
 			t.Errorf("got %q, %v, want %q", b.String(), err, tc.want)
 		}
+	}
+}
+
+// What a file changes beside the table is asked of the director that runs, if one does.
+func TestBesideOfTheDirector(t *testing.T) {
+	const content = "vips: [192.0.2.10]\nservices: [{name: web, address: 192.0.2.10, port: 80, checks: [tcp], real_servers: []}]\n"
+	socket := filepath.Join(t.TempDir(), "d.sock")
+	file, err := spec.Parse("f.yaml", []byte("director: {interface: eth0, socket: "+socket+"}\n"+strings.Replace(content, "[tcp]", "[{type: tcp, fall: 5}]", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := beside(t.Context(), file); got != nil || err != nil {
+		t.Errorf("without a director: %q, %v", got, err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := api.Document{Content: content}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(answer) })}
+	go func() { _ = srv.Serve(l) }()
+	defer srv.Close()
+	want := []string{
+		"- web: check: {type: tcp, path: vip, interval: 1s, fast_interval: 200ms, timeout: 1s, rise: 2, fall: 3}",
+		"+ web: check: {type: tcp, path: vip, interval: 1s, fast_interval: 200ms, timeout: 1s, rise: 2, fall: 5}"}
+	if got, err := beside(t.Context(), file); err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v", got, err)
+	}
+	answer.Content = "nonsense"
+	if got, err := beside(t.Context(), file); err == nil {
+		t.Errorf("of nonsense: %q", got)
 	}
 }

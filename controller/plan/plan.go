@@ -130,6 +130,8 @@ type Plan struct {
 	// Strangers are services of the kernel's table that nobody asked for, and that are left alone
 	// because they are not ours.
 	Strangers []ipvs.Key
+	// Beside says what changes beside the table, see [spec.Beside]; of what Diff returns it is empty.
+	Beside []string
 }
 
 // Empty reports that there is nothing to do.
@@ -273,14 +275,34 @@ func (p Plan) Summary() string {
 	return "nothing to do"
 }
 
-// MarshalJSON prints summary, counts, ops and strangers.
+// Text is the plan as a command shows it: the ops, and comments with the summary, the strangers, and what changes
+// beside the table.
+func (p Plan) Text() string {
+	var b strings.Builder
+	b.WriteString(p.String())
+	b.WriteString("# " + p.Summary())
+	if p.Empty() && len(p.Beside) > 0 {
+		b.WriteString(" in the table")
+	}
+	b.WriteString("\n")
+	for _, k := range p.Strangers {
+		b.WriteString("# left alone: " + k.String() + "\n")
+	}
+	for _, l := range p.Beside {
+		b.WriteString("# " + l + "\n")
+	}
+	return b.String()
+}
+
+// MarshalJSON prints summary, counts, ops, strangers, and what changes beside the table.
 func (p Plan) MarshalJSON() ([]byte, error) {
 	j := struct {
 		Summary   string   `json:"summary"`
 		Counts    Counts   `json:"counts"`
 		Ops       []Op     `json:"ops"`
 		Strangers []string `json:"strangers"`
-	}{Summary: p.Summary(), Counts: p.Counts(), Ops: p.Ops, Strangers: []string{}}
+		Beside    []string `json:"beside,omitempty"`
+	}{Summary: p.Summary(), Counts: p.Counts(), Ops: p.Ops, Strangers: []string{}, Beside: p.Beside}
 	if j.Ops == nil {
 		j.Ops = []Op{}
 	}
