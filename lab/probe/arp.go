@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -20,9 +21,9 @@ import (
 // and who has claimed the address meanwhile in any other way: whoever claims it is heard by every host
 // on the link. It runs until ctx ends.
 //
-// Answers carry no number. What is in the socket when the next question is due has been caused by the
-// questions before it, so an answer belongs to the latest question that was asked before it was read, as
-// long as the network delays less than d.
+// Answers carry no number. One that the kernel received within d after a question is an answer to it, as long as
+// the network delays less than d. One that came later, as the next question was late on a busy host, may be what the
+// host's own neighbour discovery has asked for: it is a claim like any other, and the address may have moved meanwhile.
 func Claimants(ctx context.Context, w *Writer, addr netip.Addr, d time.Duration) error {
 	link, source, err := linkOf(addr)
 	if err != nil {
@@ -54,11 +55,12 @@ func Claimants(ctx context.Context, w *Writer, addr netip.Addr, d time.Duration)
 	}()
 
 	to := &unix.SockaddrLinklayer{Ifindex: link.Index, Protocol: htons(etherType(addr))}
-	buf := make([]byte, 2048)
+	buf, oob := make([]byte, 2048), make([]byte, 64)
 	e := Event{Kind: Answers}
+	var asked time.Time
 	hear := func() error {
 		for {
-			n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+			n, oobn, _, _, err := unix.Recvmsg(fd, buf, oob, unix.MSG_DONTWAIT)
 			switch {
 			case errors.Is(err, unix.EAGAIN):
 				return nil
@@ -76,7 +78,8 @@ func Claimants(ctx context.Context, w *Writer, addr netip.Addr, d time.Duration)
 			if m := c.MAC.String(); !slices.Contains(e.MACs, m) {
 				e.MACs = append(e.MACs, m)
 			}
-			if m := c.MAC.String(); c.Kind == frame.Answer && !slices.Contains(e.Answered, m) {
+			late := received(oob[:oobn]).Sub(asked)
+			if m := c.MAC.String(); c.Kind == frame.Answer && late >= 0 && late <= d && !slices.Contains(e.Answered, m) {
 				e.Answered = append(e.Answered, m)
 			}
 		}
@@ -107,6 +110,7 @@ func Claimants(ctx context.Context, w *Writer, addr netip.Addr, d time.Duration)
 		if addr.Is4() && n%2 == 1 {
 			from = netip.Addr{} // RFC 5227's form, which hosts answer that are choosy about who asks
 		}
+		asked = time.Now()
 		// Nobody hears a question that cannot be sent, for example because the cable is cut.
 		if err := unix.Sendto(fd, frame.Question(mac, from, addr), 0, to); err != nil &&
 			!errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENOBUFS) {
@@ -120,6 +124,21 @@ func Claimants(ctx context.Context, w *Writer, addr netip.Addr, d time.Duration)
 			}
 		}
 	}
+}
+
+// received is when the kernel received a packet, by the wall clock; now if it does not say.
+func received(oob []byte) time.Time {
+	list, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return time.Now()
+	}
+	for _, m := range list {
+		// struct timespec, time(7); of another size where integers are short
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) == 16 {
+			return time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:])))
+		}
+	}
+	return time.Now()
 }
 
 func etherType(addr netip.Addr) uint16 {
@@ -138,6 +157,9 @@ func listen(link *net.Interface, addr netip.Addr) (int, error) {
 		return -1, err
 	}
 	err = func() error {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+			return err
+		}
 		if addr.Is6() {
 			prog, err := bpf.Assemble([]bpf.Instruction{
 				bpf.LoadAbsolute{Off: frame.HeaderLen + 6, Size: 1}, // next header
