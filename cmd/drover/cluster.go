@@ -260,7 +260,11 @@ func printStatus(w io.Writer, st *api.Cluster, now time.Time) error {
 			source += " (acknowledged: " + st.Spec.Acked + ")"
 		}
 	}
-	fmt.Fprintf(w, "spec %s, %.12s\n", source, st.Spec.Hash)
+	if st.Spec.Hash == "" {
+		fmt.Fprintf(w, "spec %s: %s has none in force, and leaves its IPVS table as it is\n", source, st.Node)
+	} else {
+		fmt.Fprintf(w, "spec %s, %.12s\n", source, st.Spec.Hash)
+	}
 	fmt.Fprintf(w, "lease enforced by %s\n", st.Fence)
 	if st.Maintenance {
 		fmt.Fprintf(w, "%s is in maintenance: it will not be active\n", st.Node)

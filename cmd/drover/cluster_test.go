@@ -112,6 +112,11 @@ func TestPrintStatus(t *testing.T) {
 		"status-first.golden": {Node: "d1", Label: "drover", Mode: "priority", Lease: 3, Fence: "nothing", Spec: api.Spec{Source: "/etc/drover/director.yaml", Hash: "ab"},
 			Groups:  []api.Group{{Name: "default", Role: "standby", Since: now, Why: "just started", Eligible: true}},
 			Members: []api.Member{{Name: "d1", Role: "director", State: "alive", Since: now, Voter: true}}},
+		// One that knows no specification.
+		"status-unknown.golden": {Node: "d1", Label: "drover", Mode: "lease", Lease: 0.4, Fence: "nothing", Spec: api.Spec{Source: "replicated"},
+			Groups:   []api.Group{{Name: "default", Role: "standby", Since: now, Why: "just started", Eligible: true}},
+			Members:  []api.Member{{Name: "d1", Role: "director", State: "alive", Since: now, Voter: true}},
+			Warnings: []string{"d1: every stored specification is damaged: wait for another director to bring it"}},
 	} {
 		var b bytes.Buffer
 		if err := printStatus(&b, st, now); err != nil {
