@@ -84,7 +84,11 @@ func Run(ctx context.Context, k Kernel, o Options) error {
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
+	cpu, err := onOneCPU(cmd.Start)
+	if cpu != nil {
+		defer cpu.Close()
+	}
+	if err != nil {
 		return fmt.Errorf("failed to boot %q: %w", k.Binary, err)
 	}
 	waitErr := cmd.Wait()
