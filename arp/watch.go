@@ -2,6 +2,7 @@ package arp
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -19,6 +20,9 @@ import (
 
 // watchRetry is how long a Watcher waits before it tries again to listen on an interface.
 const watchRetry = time.Second
+
+// maxFrame bounds what is read of a frame, in bytes.
+const maxFrame = 2048
 
 // maxConflicts bounds how many different claimants a Watcher tells apart.
 const maxConflicts = 1024
@@ -99,7 +103,12 @@ func (w *Watcher) Run(ctx context.Context) error {
 		name  string
 		proto frame.EtherType
 	}
-	conns := make(map[ear]*packet.Conn)
+	type listening struct {
+		*packet.Conn
+		mac  frame.MAC
+		for4 []netip.Addr // for which the filter is
+	}
+	conns := make(map[ear]*listening)
 	said := make(map[ear]string)
 	lost := make(chan ear)
 	var wg sync.WaitGroup
@@ -110,25 +119,33 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer retry.Stop()
 	for {
 		w.mu.Lock()
-		wanted := make(map[ear]bool)
+		wanted := make(map[ear][]netip.Addr)
 		for c := range w.claims {
 			proto := frame.TypeIPv6
 			if c.Addr.Is4() {
 				proto = frame.TypeARP
 			}
-			wanted[ear{c.Interface, proto}] = true
+			wanted[ear{c.Interface, proto}] = append(wanted[ear{c.Interface, proto}], c.Addr)
 		}
 		w.mu.Unlock()
 		for e, conn := range conns {
-			if !wanted[e] {
+			if wanted[e] == nil {
 				conn.Close() // ends its reader, which reports that
 			}
 		}
-		for e := range wanted {
-			if conns[e] != nil {
+		for e, addrs := range wanted {
+			slices.SortFunc(addrs, netip.Addr.Compare)
+			if conn := conns[e]; conn != nil {
+				if e.proto == frame.TypeARP && !slices.Equal(conn.for4, addrs) {
+					if err := conn.SetBPF(othersFilter(conn.mac, addrs)); err != nil {
+						conn.Close() // it is opened again
+						continue
+					}
+					conn.for4 = addrs
+				}
 				continue
 			}
-			conn, mac, err := openEar(e.name, e.proto)
+			conn, mac, err := openEar(e.name, e.proto, addrs)
 			if err != nil {
 				if said[e] != err.Error() {
 					said[e] = err.Error()
@@ -138,7 +155,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 				continue
 			}
 			delete(said, e)
-			conns[e] = conn
+			conns[e] = &listening{conn, mac, addrs}
 			wg.Go(func() {
 				w.hear(conn, e.name, mac)
 				select {
@@ -163,8 +180,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
-// openEar opens a socket for the frames of one protocol that can claim something.
-func openEar(name string, proto frame.EtherType) (*packet.Conn, frame.MAC, error) {
+// openEar opens a socket for the frames of one protocol that can claim something, of ARP one of addrs.
+func openEar(name string, proto frame.EtherType, addrs []netip.Addr) (*packet.Conn, frame.MAC, error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, frame.MAC{}, err
@@ -173,9 +190,9 @@ func openEar(name string, proto frame.EtherType) (*packet.Conn, frame.MAC, error
 	if !ok {
 		return nil, mac, errNotEthernet
 	}
-	var filter []bpf.RawInstruction
-	if proto == frame.TypeIPv6 {
-		filter, _ = claimFilter(netip.IPv6Unspecified())
+	filter, _ := claimFilter(netip.IPv6Unspecified())
+	if proto == frame.TypeARP {
+		filter = othersFilter(mac, addrs)
 	}
 	conn, err := packet.Listen(ifi, packet.Raw, int(proto), &packet.Config{Filter: filter})
 	if err != nil {
@@ -184,9 +201,40 @@ func openEar(name string, proto frame.EtherType) (*packet.Conn, frame.MAC, error
 	return conn, mac, nil
 }
 
+// maxFiltered bounds the addresses that a filter knows; of more every frame is looked at here.
+const maxFiltered = 512
+
+// othersFilter lets the kernel drop the ARP frames in which nobody but own claims any of addrs: nearly all, the questions
+// of a whole network among them, none of which is to wake this process.
+func othersFilter(own frame.MAC, addrs []netip.Addr) []bpf.RawInstruction {
+	const senderMAC, senderIP = frame.HeaderLen + 8, frame.HeaderLen + 14
+	ret := func(n uint32) bpf.Instruction { return bpf.RetConstant{Val: n} }
+	prog := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: senderMAC, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(own[:4]), SkipTrue: 3},
+		bpf.LoadAbsolute{Off: senderMAC + 4, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(binary.BigEndian.Uint16(own[4:])), SkipTrue: 1},
+		ret(0),
+		bpf.LoadAbsolute{Off: senderIP, Size: 4},
+	}
+	if len(addrs) > maxFiltered {
+		prog = append(prog, ret(maxFrame))
+		addrs = nil
+	}
+	for _, a := range addrs {
+		b := a.As4()
+		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(b[:]), SkipTrue: 1}, ret(maxFrame))
+	}
+	raw, err := bpf.Assemble(append(prog, ret(0)))
+	if err != nil {
+		panic(fmt.Sprintf("arp: %v", err))
+	}
+	return raw
+}
+
 // hear takes in what it reads until the socket breaks or is closed.
 func (w *Watcher) hear(conn *packet.Conn, name string, own frame.MAC) {
-	buf := make([]byte, 2048)
+	buf := make([]byte, maxFrame)
 	for {
 		n, _, err := conn.ReadFrom(buf)
 		if err != nil {

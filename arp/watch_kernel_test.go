@@ -4,6 +4,7 @@ package arp
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -19,12 +20,26 @@ func TestWatcherNamesOthersWhoClaimAnAddress(t *testing.T) {
 	for i, a := range bothFamilies {
 		claims[i] = Claim{Interface: "eth0", Addr: a}
 	}
-	watcher.Set(claims)
+	other := Claim{Interface: "eth0", Addr: netip.MustParseAddr("10.0.0.77")}
+	watcher.Set([]Claim{other})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := on(t, watching, func() { _ = watcher.Run(ctx) })
 	defer func() { cancel(); <-done }()
 
 	a := announcer(t, thief, Options{Burst: []time.Duration{0, 50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, 1600 * time.Millisecond}})
+	set(t, a, other)
+	select {
+	case c := <-told:
+		if c.Addr != other.Addr {
+			t.Fatalf("got %+v", c)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("not told")
+	}
+	watcher.Set(claims) // while it listens
+	for len(told) > 0 {
+		<-told
+	}
 	set(t, a, claims...)
 	for seen := map[string]bool{}; len(seen) < len(bothFamilies); {
 		select {
@@ -32,7 +47,9 @@ func TestWatcherNamesOthersWhoClaimAnAddress(t *testing.T) {
 			if c.MAC != macOf(thief) || c.Interface != "eth0" || c.Count == 0 {
 				t.Fatalf("got %+v", c)
 			}
-			seen[c.Addr.String()] = true
+			if c.Addr != other.Addr { // on its way
+				seen[c.Addr.String()] = true
+			}
 		case <-time.After(10 * time.Second):
 			t.Fatalf("told of %v only", seen)
 		}
