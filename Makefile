@@ -5,7 +5,7 @@
 #   make test       everything: unit tests with the race detector, fuzz seeds, the real kernel, the labs
 #   make bench      tables against ipvsadm on the same kernel; what a cluster of 10, 100, 1000 agents costs
 #   make faults     what each fault costs, over 20 rounds, beside keepalived in the same kernel
-#   make soak       what takes long: fuzzing, command lines beside ipvsadm, every lab ten times
+#   make soak       what takes long: fuzzing, command lines beside ipvsadm, killed directors, partitions, every lab ten times
 #   make lint       gofmt, vet, staticcheck
 #   make vuln       govulncheck
 #   make generate   write again what is generated from the code
