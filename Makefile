@@ -126,6 +126,8 @@ generate:
 # For the machine that builds, whichever the programs are for.
 man:
 	GOOS= GOARCH= CGO_ENABLED=0 $(GO) run -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' ./cmd/drover man $(BUILD)/man
+	for d in drover-director drover-realserver; do \
+	  GOOS= GOARCH= CGO_ENABLED=0 $(GO) run -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' ./cmd/$$d --man > $(BUILD)/man/$$d.8 || exit 1; done
 
 install: build man
 	install -d $(DESTDIR)/etc/drover
@@ -135,9 +137,10 @@ install: build man
 	for unit in packaging/*.service; do \
 	  sed 's|/usr/sbin/|$(PREFIX)/sbin/|g; s|file:/usr/share/|file:$(PREFIX)/share/|' "$$unit" > $(DESTDIR)$(PREFIX)/lib/systemd/system/"$${unit##*/}"; done
 	install -m 644 packaging/*.yaml README.md CHANGELOG.md docs/*.md $(DESTDIR)$(PREFIX)/share/doc/drover/
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	install -m 644 $(BUILD)/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 $(BUILD)/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -m 644 cmd/drover/completion/drover.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/drover
 	install -m 644 cmd/drover/completion/drover.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_drover
 	install -m 644 cmd/drover/completion/drover.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/drover.fish

@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drover-lb/drover/cmd/internal/app"
+	"github.com/drover-lb/drover/cmd/internal/manpage"
 )
 
 // Exit statuses.
@@ -24,13 +25,25 @@ const (
 	exitUsage  = 2 // command line or configuration file
 )
 
+var manual = manpage.Daemon{
+	Files: [][2]string{
+		{"/etc/drover/director.yaml", "the configuration; director.yaml beside the README has every key with its bounds"},
+		{"/run/drover", "what a successor has to know, and the socket director.sock, at which drover(1) asks"},
+		{"/var/lib/drover", "the specification of a cluster and its history"},
+	},
+	SeeAlso: "\\fBdrover\\fR(1), \\fBdrover\\-realserver\\fR(8), \\fBipvsadm\\fR(8)",
+}
+
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
 	a := &cli.App{
-		Name:            "drover-director",
-		Usage:           "keep the IPVS table and the virtual IPs of a director as a file says",
-		UsageText:       "drover-director [--config FILE]\n   drover-director --check [--config FILE]",
+		Name:      "drover-director",
+		Usage:     "keep the IPVS table and the virtual IPs of a director as a file says",
+		UsageText: "drover-director [--config FILE]\n   drover-director --check [--config FILE]",
+		Description: "Programs the kernel's IPVS table as its file says, puts the virtual IPs on their interfaces for a limited time that\n" +
+			"it renews, and heals what others change. It may be killed at any moment: the next start goes on with what it\n" +
+			"finds. With others it elects the one that has a group of virtual IPs at a time.",
 		Version:         app.Version(),
 		HideHelpCommand: true,
 		Writer:          stdout,
@@ -44,10 +57,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "data-dir", Value: "/var/lib/drover", Usage: "keep what the directors of a cluster replicate in `DIR`, for good"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "log as `FORMAT`: text, json"},
+			&cli.BoolFlag{Name: "man", Usage: "print the manual page"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return cli.Exit(fmt.Sprintf("unexpected argument %q", c.Args().First()), exitUsage)
+			}
+			if c.Bool("man") {
+				fmt.Fprint(stdout, manual.Page(c.App))
+				return nil
 			}
 			if c.Bool("check") {
 				return check(c.String("config"), stdout, stderr)

@@ -108,3 +108,15 @@ func TestCheck(t *testing.T) {
 		t.Errorf("status %d, output %q", status, out)
 	}
 }
+
+func TestManualPage(t *testing.T) {
+	var out, errs bytes.Buffer
+	if status := run([]string{"drover-director", "--man"}, &out, &errs); status != exitOK || errs.Len() > 0 {
+		t.Fatalf("status %d: %s", status, errs.String())
+	}
+	for _, want := range []string{".TH DROVER\\-DIRECTOR 8 ", "\\fB\\-\\-data\\-dir DIR\\fR\n", ".SH SIGNALS\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drover-lb/drover/cmd/internal/app"
+	"github.com/drover-lb/drover/cmd/internal/manpage"
 )
 
 // Exit statuses.
@@ -23,13 +24,24 @@ const (
 	exitUsage  = 2 // command line or configuration file
 )
 
+var manual = manpage.Daemon{
+	Files: [][2]string{
+		{"/etc/drover/realserver.yaml", "the configuration; realserver.yaml beside the README has every key with its bounds"},
+		{"/run/drover", "what this host was before, for the way back"},
+	},
+	SeeAlso: "\\fBdrover\\fR(1), \\fBdrover\\-director\\fR(8)",
+}
+
 func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
 func run(args []string, stdout, stderr io.Writer) int {
 	a := &cli.App{
-		Name:            "drover-realserver",
-		Usage:           "keep the virtual IPs of a real server on it, and silent",
-		UsageText:       "drover-realserver [--config FILE]\n   drover-realserver --check [--config FILE]",
+		Name:      "drover-realserver",
+		Usage:     "keep the virtual IPs of a real server on it, and silent",
+		UsageText: "drover-realserver [--config FILE]\n   drover-realserver --check [--config FILE]",
+		Description: "Keeps the host silent about the virtual IPs in ARP and neighbour discovery, puts them on a local interface, proves that\n" +
+			"nobody is answered, and is ready then. It repairs what others change, and puts back what was there before as it stops. In a\n" +
+			"cluster it learns the virtual IPs of its pool from the directors, tells them how it is, and votes for the active one.",
 		Version:         app.Version(),
 		HideHelpCommand: true,
 		Writer:          stdout,
@@ -42,10 +54,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "state", Value: "/run/drover/realserver.json", Usage: "keep in `FILE`, and in sysctl.json beside it, what this host was before; one for each network namespace, gone after a reboot"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "log from `LEVEL` up: debug, info, warn, error"},
 			&cli.StringFlag{Name: "log-format", Value: "text", Usage: "log as `FORMAT`: text, json"},
+			&cli.BoolFlag{Name: "man", Usage: "print the manual page"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return cli.Exit(fmt.Sprintf("unexpected argument %q", c.Args().First()), exitUsage)
+			}
+			if c.Bool("man") {
+				fmt.Fprint(stdout, manual.Page(c.App))
+				return nil
 			}
 			if c.Bool("check") {
 				return check(c.String("config"), stdout, stderr)
