@@ -52,6 +52,30 @@ func TestOneWeightIsOneChange(t *testing.T) {
 	}
 }
 
+// The services of the section on checks share as many probes as there are real servers.
+func TestChecksAreShared(t *testing.T) {
+	for path, want := range map[string]int{"": 0, "rip": checkedServers, "vip": checkedServers} {
+		f, err := spec.Parse("bench.yaml", checksYAML(path, "/run"))
+		if err != nil {
+			t.Fatalf("%q: %v", path, err)
+		}
+		places, n := map[spec.Place]bool{}, 0
+		for i := range f.Spec.Services {
+			s := &f.Spec.Services[i]
+			for j := range s.RealServers {
+				n++
+				for k := range s.Checks {
+					c := &s.Checks[k]
+					places[s.Place(c, c.Path, &s.RealServers[j].Destination)] = true
+				}
+			}
+		}
+		if len(places) != want || n != checkedServices*checkedServers {
+			t.Errorf("%q: %d places, want %d; %d servers", path, len(places), want, n)
+		}
+	}
+}
+
 func TestFigures(t *testing.T) {
 	for _, tt := range []struct {
 		f    Figure

@@ -38,6 +38,7 @@ var sections = []struct {
 	{"listing", listing},
 	{"dropin", dropin},
 	{"resident", resident},
+	{"checks", checks},
 }
 
 // guest is this program inside the lab's kernel.
@@ -202,6 +203,11 @@ func (s shape) count(ctx context.Context, c *ipvs.Client) error {
 	if err != nil {
 		return err
 	}
+	return s.of(table)
+}
+
+// of fails unless a table has the shape.
+func (s shape) of(table []ipvs.ServiceEntry) error {
 	servers := 0
 	for i := range table {
 		servers += len(table[i].Destinations)
