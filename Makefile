@@ -3,8 +3,8 @@
 #   make            build the programs into build/
 #   make demo       the main job on a real IPVS kernel, in a lab: watch it
 #   make test       everything: unit tests with the race detector, fuzz seeds, the real kernel, the labs
-#   make bench      tables against ipvsadm on the same kernel; what a cluster of 10, 100, 1000 agents costs
-#   make faults     what each fault costs, over 20 rounds, beside keepalived in the same kernel
+#   make bench      tables against ipvsadm on the same kernel; what checks cost, and a cluster of 10, 100, 1000 agents
+#   make faults     what each fault of a director and of a real server costs, over 20 rounds, beside keepalived
 #   make soak       what takes long: fuzzing, command lines beside ipvsadm, killed directors, partitions, every lab ten times
 #   make lint       gofmt, vet, staticcheck
 #   make vuln       govulncheck
@@ -88,13 +88,16 @@ bench: kernel
 	$(BUILD)/bench --programs $(BUILD) --out $(BUILD)/bench.json
 	DROVER_SCALE="$(AGENTS)" DROVER_SCALE_OUT=$(BUILD)/scale.json $(GO) test -tags bench -count=1 -run TestScale -timeout 30m ./cmd/drover-director
 
-# Rounds of `make faults`, and the labs that are compared.
+# Rounds of `make faults`, and the folders of labs that are compared with each other: those of directors' faults (faults),
+# and of real servers'.
 ROUNDS ?= 20
-FAULTS ?= $(wildcard examples/testdata/faults/*)
+FAULTS ?= faults server-faults
 
 faults: kernel
-	$(call need,ipvsadm=ipvsadm keepalived=keepalived)
-	$(LAB) faults --kernel uml --rounds $(ROUNDS) --out $(BUILD)/faults $(FAULTS)
+	$(call need,ipvsadm=ipvsadm keepalived=keepalived ip=iproute2)
+	@failed=; for group in $(FAULTS); do \
+	  $(LAB) faults --kernel uml --rounds $(ROUNDS) --out $(BUILD)/$$group examples/testdata/$$group/* || failed="$$failed $$group"; done; \
+	if [ -n "$$failed" ]; then echo "not as expected:$$failed" >&2; exit 1; fi
 
 soak: kernel
 	$(call need,ipvsadm=ipvsadm arping=iputils-arping ip=iproute2)

@@ -144,3 +144,18 @@ func FuzzLoad(f *testing.F) {
 		_, _ = load(t, content) // must not panic
 	})
 }
+
+// The labs that `make test` does not run are right all the same.
+func TestLongLabsAreRight(t *testing.T) {
+	for _, group := range []string{"faults", "server-faults", "soak"} {
+		folders, err := filepath.Glob("../examples/testdata/" + group + "/*")
+		if err != nil || len(folders) == 0 {
+			t.Fatalf("%s: %d folders, %v", group, len(folders), err)
+		}
+		for _, f := range folders {
+			if _, err := Load(f); err != nil {
+				t.Errorf("%s: %v", f, err)
+			}
+		}
+	}
+}
