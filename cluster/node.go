@@ -25,6 +25,8 @@ var (
 	ErrNameTaken = errors.New("the name of this node is taken")
 	// ErrUnknownMember: nobody of that name is known.
 	ErrUnknownMember = errors.New("no such member")
+	// ErrRestarted: a node that was asked has been started again since, and does not know of the request any more.
+	ErrRestarted = errors.New("it was started again meanwhile")
 )
 
 const (

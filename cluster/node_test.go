@@ -662,6 +662,49 @@ func TestRecordsConverge(t *testing.T) {
 	})
 }
 
+// Who asks a node that is killed and started again does not wait for an answer that cannot come.
+func TestRequestToOneThatIsStartedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var net clustertest.Network
+		a := start(t, func() Options { o := options("a"); o.Transport = net.Host("a"); return o }())
+		opt := func(h *clustertest.Host) Options {
+			o := options("b")
+			o.Transport, o.Seeds = h, []string{a.Address().String()}
+			return o
+		}
+		asked := make(chan struct{}, 1)
+		const slow = testKind + 2
+		b := start(t, opt(net.Host("b")), func(n *Node) {
+			n.HandleRequest(slow, func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+				asked <- struct{}{}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+		})
+		until(t, time.Second, "both know each other", func() bool {
+			m, ok := a.Member("b")
+			return ok && m.State == Alive
+		})
+		failed := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			_, err := a.Request(ctx, "b", slow, nil)
+			failed <- err
+		}()
+		<-asked
+		at := b.Address()
+		net.Split("b") // nothing of its end is heard
+		b.stop()
+		net.Cut(nil)
+		began := time.Now()
+		start(t, opt(net.HostAt("b", at)))
+		if err := <-failed; !errors.Is(err, ErrRestarted) || time.Since(began) > 5*time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+	})
+}
+
 // A node that starts again does not have to know what it published, even if its clock went back.
 func TestRestart(t *testing.T) {
 	for _, clock := range []time.Duration{0, -time.Hour} {

@@ -104,12 +104,14 @@ func (n *Node) HandleRequest(kind byte, fn RequestFunc) {
 }
 
 // Request asks a member and waits for its answer, for as long as ctx lasts (DefaultRequestTimeout if that has no
-// deadline). An error of the other's function is a *RemoteError. An error of another kind leaves open whether the
-// function ran.
+// deadline), or until it is known to have been started again (ErrRestarted). An error of the other's function is a
+// *RemoteError. An error of another kind leaves open whether the function ran.
 func (n *Node) Request(ctx context.Context, to string, kind byte, payload []byte) ([]byte, error) {
 	if to == n.opt.Name {
 		return n.askSelf(ctx, kind, payload)
 	}
+	changed, unwatch := n.WatchMembers()
+	defer unwatch()
 	m, ok := n.Member(to)
 	if !ok {
 		return nil, fmt.Errorf("failed to ask %q: %w", to, ErrUnknownMember)
@@ -131,13 +133,25 @@ func (n *Node) Request(ctx context.Context, to string, kind byte, payload []byte
 	if err := n.stream(ctx, msgRequest, to, m.Address, kind, b, len(payload)); err != nil {
 		return nil, err
 	}
-	select {
-	case r := <-ch:
-		return r.payload, r.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("failed to ask %q: no answer: %w", to, context.Cause(ctx))
-	case <-n.running.Done():
-		return nil, ErrNotRunning
+	for {
+		select {
+		case r := <-ch:
+			return r.payload, r.err
+		case <-changed:
+			if now, ok := n.Member(to); !ok || now.Start == m.Start {
+				continue
+			}
+			select { // it may have answered before
+			case r := <-ch:
+				return r.payload, r.err
+			default:
+				return nil, fmt.Errorf("failed to ask %q: no answer: %w", to, ErrRestarted)
+			}
+		case <-ctx.Done():
+			return nil, fmt.Errorf("failed to ask %q: no answer: %w", to, context.Cause(ctx))
+		case <-n.running.Done():
+			return nil, ErrNotRunning
+		}
 	}
 }
 

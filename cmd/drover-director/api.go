@@ -386,6 +386,9 @@ func (m *member) forward(ctx context.Context, to string, f forwarded) (*api.Chan
 		return nil, err
 	}
 	answer, err := m.node.Request(ctx, to, gossip.KindChange, b)
+	if errors.Is(err, cluster.ErrRestarted) && f.Change.IfVersion == "" {
+		return nil, errMoved // if it was made after all, it is in force when it is made once more, and is none
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the active director did not make the change: %w", err)
 	}
