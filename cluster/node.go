@@ -268,6 +268,11 @@ func (n *Node) leave(ml *memberlist.Memberlist) {
 	for _, a := range to {
 		_ = ml.SendToAddress(a, msg)
 	}
+	// Leave of memberlist 0.7.0 looks at its own entry before it asks whether there is one.
+	if !slices.ContainsFunc(ml.Members(), func(m *memberlist.Node) bool { return m.Name == n.opt.Name }) {
+		n.log.Warn("this node leaves without a word: it is no member in its own list")
+		return
+	}
 	if err := ml.Leave(n.opt.Timing.LeaveTimeout); err != nil {
 		n.log.Warn("failed to tell that this node leaves", "err", err)
 	}
