@@ -201,8 +201,9 @@ func openEar(name string, proto frame.EtherType, addrs []netip.Addr) (*packet.Co
 	return conn, mac, nil
 }
 
-// maxFiltered bounds the addresses that a filter knows; of more every frame is looked at here.
-const maxFiltered = 512
+// maxFiltered bounds the addresses that a filter knows; of more every frame is looked at here. Two filters have to fit the
+// net.core.optmem_max of a socket, as the kernel takes the new one before it gives up the old one.
+const maxFiltered = 256
 
 // othersFilter lets the kernel drop the ARP frames in which nobody but own claims any of addrs: nearly all, the questions
 // of a whole network among them, none of which is to wake this process.

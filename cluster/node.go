@@ -25,7 +25,7 @@ var (
 	ErrNameTaken = errors.New("the name of this node is taken")
 	// ErrUnknownMember: nobody of that name is known.
 	ErrUnknownMember = errors.New("no such member")
-	// ErrRestarted: a node that was asked has been started again since, and does not know of the request any more.
+	// ErrRestarted: a node that was asked has been started again since. Its answer, if there is one, does not arrive.
 	ErrRestarted = errors.New("it was started again meanwhile")
 )
 
@@ -270,7 +270,7 @@ func (n *Node) leave(ml *memberlist.Memberlist) {
 	}
 	// Leave of memberlist 0.7.0 looks at its own entry before it asks whether there is one.
 	if !slices.ContainsFunc(ml.Members(), func(m *memberlist.Node) bool { return m.Name == n.opt.Name }) {
-		n.log.Warn("this node leaves without a word: it is no member in its own list")
+		n.log.Warn("memberlist does not tell that this node leaves: it is no member in its own list")
 		return
 	}
 	if err := ml.Leave(n.opt.Timing.LeaveTimeout); err != nil {

@@ -109,6 +109,9 @@ func (b *builder) misdirected(r *conf.Reader, v conf.At[rawMeasure], m *Measure)
 		if c.Output == nil || c.Output.NumSubexp() < 1 {
 			r.Errorf(v.V.Reason.Pos, "reason: output", "is required, with a group around what is the reason")
 		}
+		if len(c.SameAs) > 0 {
+			r.Errorf(v.V.Reason.Pos, "reason: same_as", "cannot be compared: it is the output itself that counts")
+		}
 		m.Reason = &c
 	}
 }

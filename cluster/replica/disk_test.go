@@ -279,9 +279,19 @@ func TestFullFileSystem(t *testing.T) {
 	if text(s) != "small" {
 		t.Errorf("%.20q is in force", text(s))
 	}
+	// It is told of until what did not fit would fit, in the same words each time.
+	if first, second := s.Recheck(), s.Recheck(); !errors.Is(first, syscall.ENOSPC) || fmt.Sprint(first) != fmt.Sprint(second) {
+		t.Errorf("first %v, then %v", first, second)
+	}
+	if err := put(t, s, 1, "small again"); err != nil || s.Recheck() != nil {
+		t.Errorf("%v, %v", err, s.Recheck())
+	}
+	if err := put(t, s, 1, "small"); err != nil {
+		t.Error(err)
+	}
 	s.Close()
 	s = mustOpen(t, dir)
-	if text(s) != "small" || s.Log().Len() != 1 || len(s.Damaged()) > 0 {
+	if text(s) != "small" || s.Log().Len() != 3 || len(s.Damaged()) > 0 {
 		t.Errorf("%.20q is in force after a restart, %v", text(s), s.Damaged())
 	}
 	if err := put(t, s, 1, "next"); err != nil {

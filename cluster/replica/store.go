@@ -61,6 +61,7 @@ type Store struct {
 	mu        sync.Mutex // held while writing; guards what follows
 	damaged   []error
 	leftovers []string // written by a failed update, and not yet removed
+	tooBig    int      // bytes of the change that could not be written last, 0 if one could be since
 	acked     Version  // on disk
 }
 
@@ -284,11 +285,13 @@ func (s *Store) Update(change func(Log) (Log, error)) error {
 			}
 			_ = s.removeLeftovers()
 			s.trouble.Store(&err)
+			s.tooBig = len(b)
 			return fmt.Errorf("version %v is %w: %w", it.ref.Version, ErrStorage, err)
 		}
 	}
 	if len(fresh) > 0 {
 		s.trouble.Store(nil)
+		s.tooBig = 0
 	}
 	s.storeAcked(log.acked)
 	s.log.Store(&log)
@@ -313,7 +316,7 @@ func (s *Store) storeAcked(v Version) {
 }
 
 // Recheck returns why the disk does not take changes, nil if it does. After a write that failed it tries to write as
-// much as the newest change has, and at least leastRoom, so that it finds out by itself that there is room again.
+// much as that, or as the newest change has, and at least leastRoom, so that it finds out by itself that there is room again.
 func (s *Store) Recheck() error {
 	if s.trouble.Load() == nil {
 		return nil
@@ -321,7 +324,7 @@ func (s *Store) Recheck() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	log := s.log.Load()
-	size := leastRoom
+	size := max(leastRoom, s.tooBig)
 	if head, ok := log.Head(); ok {
 		size = max(size, len(head.Content))
 	}
@@ -398,7 +401,25 @@ func (d dirDisk) read(name string, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, int64(limit)+1))
 }
 
+// write replaces a file whole. Its errors do not name the temporary file, which is another one each time: the same
+// trouble has the same text.
 func (d dirDisk) write(name string, b []byte) error {
+	err := d.replace(name, b)
+	if err == nil {
+		return nil
+	}
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		err = path.Err
+	case errors.As(err, &link):
+		err = link.Err
+	}
+	return fmt.Errorf("failed to write %q: %w", d.path(name), err)
+}
+
+func (d dirDisk) replace(name string, b []byte) error {
 	f, err := renameio.NewPendingFile(d.path(name), renameio.WithTempDir(string(d)), renameio.WithStaticPermissions(0o600))
 	if err != nil {
 		return err

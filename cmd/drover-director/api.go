@@ -227,7 +227,9 @@ func (m *member) cluster(ctx context.Context) (*api.Cluster, error) {
 				}
 				if d.Spec.Error != "" && r.Node != out.Node {
 					out.Warnings = append(out.Warnings, fmt.Sprintf("%s: %s", r.Node, d.Spec.Error))
-				} else if d.Spec.Hash != out.Spec.Hash && r.Node != out.Node {
+				} else if d.Spec.Hash == "" && r.Node != out.Node {
+					out.Warnings = append(out.Warnings, fmt.Sprintf("%s knows no specification, and leaves its IPVS table as it is", r.Node))
+				} else if d.Spec.Hash != out.Spec.Hash && out.Spec.Hash != "" && r.Node != out.Node {
 					out.Warnings = append(out.Warnings, fmt.Sprintf("%s has another specification: %.12s (%s), here %.12s (%s)", r.Node, d.Spec.Hash, d.Spec.Source, out.Spec.Hash, out.Spec.Source))
 				}
 			}
@@ -352,6 +354,7 @@ func (m *member) change(ctx context.Context, f forwarded) (*api.Changed, error) 
 	if m.rep == nil {
 		return nil, inFile(m.path)
 	}
+	var unsure error // of a change that may have been made by a director that was started again
 	for end := time.Now().Add(settleTimeout); ; {
 		who, epoch, err := m.orderer(ctx, f.From == m.opts.Name)
 		switch {
@@ -360,20 +363,35 @@ func (m *member) change(ctx context.Context, f forwarded) (*api.Changed, error) 
 		case err != nil:
 			return nil, err
 		case who == m.opts.Name:
-			return m.order(ctx, epoch, f)
+			out, err := m.order(ctx, epoch, f)
+			return out, orUnsure(err, unsure)
 		case f.From != m.opts.Name:
 			return nil, errMoved
 		}
+		before := m.rep.Log().Version()
 		out, err := m.forward(ctx, who, f)
-		if !errors.Is(err, errMoved) || time.Now().After(end) {
-			return out, err
+		if errors.Is(err, cluster.ErrRestarted) && f.Change.IfVersion == "" && before != (replica.Version{}) {
+			// It may have been made, and others after it: so it is made again only on top of what there was.
+			f.Change.IfVersion, unsure, err = before.String(), err, errMoved
 		}
-		select { // nothing was done there; the next answer of the voters tells who is active now
+		if !errors.Is(err, errMoved) || time.Now().After(end) {
+			return out, orUnsure(err, unsure)
+		}
+		select { // nothing was done there, as far as is known; the next answer of the voters tells who is active now
 		case <-time.After(m.opts.Lease / 4):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// orUnsure is err, or if that is because of what has been made since, that it is not known whether the change was made.
+func orUnsure(err, unsure error) error {
+	var refused *api.Error
+	if unsure != nil && errors.As(err, &refused) && (refused.Conflict() || err == errMoved) {
+		return &api.Error{Status: refused.Status, Text: fmt.Sprintf("it is not known whether the change was made (%v); drover history tells", unsure)}
+	}
+	return err
 }
 
 // errMoved is the answer to a forwarded change by a director that is not the active one, and has done nothing.
@@ -386,8 +404,8 @@ func (m *member) forward(ctx context.Context, to string, f forwarded) (*api.Chan
 		return nil, err
 	}
 	answer, err := m.node.Request(ctx, to, gossip.KindChange, b)
-	if errors.Is(err, cluster.ErrRestarted) && f.Change.IfVersion == "" {
-		return nil, errMoved // if it was made after all, it is in force when it is made once more, and is none
+	if errors.Is(err, cluster.ErrRestarted) {
+		return nil, fmt.Errorf("it is not known whether the active director has made the change (drover history tells): %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the active director did not make the change: %w", err)

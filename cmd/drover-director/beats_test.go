@@ -121,3 +121,13 @@ func TestLoadsAreHeard(t *testing.T) {
 		<-done
 	})
 }
+
+// An agent sends when it looks after its services, every [api.BeatStep]. One beat that is lost does not make it silent.
+func TestOneBeatMayBeLost(t *testing.T) {
+	for nodes := range 3000 {
+		b := &beat{Beat: api.Beat{EveryMS: api.BeatInterval(nodes).Milliseconds()}}
+		if e := b.Every(); e%api.BeatStep != 0 || b.lateAfter() < e+api.BeatStep/2 || b.silentAfter() < 2*e || nodes*int(time.Second) > 500*int(e) && e < 10*time.Second {
+			t.Errorf("%d nodes: every %v, late after %v, silent after %v", nodes, e, b.lateAfter(), b.silentAfter())
+		}
+	}
+}

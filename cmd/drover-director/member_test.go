@@ -100,8 +100,6 @@ func TestQualify(t *testing.T) {
 	}
 }
 
-// A real server gets traffic for the VIPs that it has proven; one that is not heard of any more keeps what it had, and
-// one that has left is out.
 // A director whose stored specification does not fit it, such as after a change of its file, tells so, and neither
 // it nor the agents of real servers take that for one without services and VIPs.
 func TestStoredSpecificationDoesNotFit(t *testing.T) {
@@ -148,6 +146,8 @@ func TestStoredSpecificationDoesNotFit(t *testing.T) {
 	}
 }
 
+// A real server gets traffic for the VIPs that it has proven; one that is not heard of any more keeps what it had, and
+// one that has left is out.
 func TestReadyServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var net clustertest.Network

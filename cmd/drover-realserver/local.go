@@ -17,7 +17,7 @@ import (
 )
 
 // localEvery is how often the services of this host are looked after. Of the end of a listener there is no event.
-const localEvery = 100 * time.Millisecond
+const localEvery = api.BeatStep
 
 // watchServices looks after the services of the pool at this host that have checks, and tells the directors: at once
 // what changed, and in between that this host is alive. Where no service has checks nobody asks for it.

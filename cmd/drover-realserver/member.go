@@ -75,19 +75,19 @@ func (m *member) drain(ctx context.Context, c *realserver.Config, vips []netip.A
 	ctx, cancelAll := context.WithTimeout(ctx, c.Drain)
 	defer cancelAll()
 	for {
-		n, err := established(vips)
+		left, err := established(vips)
 		if err != nil {
 			m.log.Warn("failed to count the connections; stopping without waiting for them", "error", err)
 			return
 		}
-		if n == 0 {
+		if len(left) == 0 {
 			m.log.Info("drained")
 			return
 		}
 		select {
 		case <-time.After(drainLook):
 		case <-ctx.Done():
-			m.log.Warn("connections are left at the end of the drain", "connections", n)
+			m.log.Warn("connections are left at the end of the drain", "connections", len(left), "such_as", left[0])
 			return
 		}
 	}
@@ -115,22 +115,40 @@ func (m *member) drained() bool {
 	return true
 }
 
-// established counts the TCP connections of this host to its VIPs over which data may come yet.
-func established(vips []netip.Addr) (int, error) {
-	n := 0
+// established lists the TCP connections of this host to its VIPs over which data may come yet, in words.
+func established(vips []netip.Addr) (list []string, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		socks, err := netlink.SocketDiagTCP(family)
 		if err != nil {
-			return 0, fmt.Errorf("failed to list the sockets: %w", err)
+			return nil, fmt.Errorf("failed to list the sockets: %w", err)
 		}
 		for _, s := range socks {
 			a, ok := netip.AddrFromSlice(s.ID.Source)
 			if ok && slices.Contains(vips, a.Unmap()) && live(s.State) {
-				n++
+				list = append(list, fmt.Sprintf("%s:%d to %s:%d, %s, %d retransmissions", s.ID.Destination, s.ID.DestinationPort, s.ID.Source, s.ID.SourcePort, stateWord(s.State), s.Retrans))
 			}
 		}
 	}
-	return n, nil
+	return list, nil
+}
+
+// stateWord is a state of a TCP connection as ss(8) has it.
+func stateWord(state uint8) string {
+	switch state {
+	case netlink.TCP_SYN_RECV:
+		return "SYN-RECV"
+	case netlink.TCP_ESTABLISHED:
+		return "ESTAB"
+	case netlink.TCP_FIN_WAIT1:
+		return "FIN-WAIT-1"
+	case netlink.TCP_CLOSE_WAIT:
+		return "CLOSE-WAIT"
+	case netlink.TCP_CLOSING:
+		return "CLOSING"
+	case netlink.TCP_LAST_ACK:
+		return "LAST-ACK"
+	}
+	return fmt.Sprintf("state %d", state)
 }
 
 // live reports whether somebody may still send data over a TCP connection in a state.

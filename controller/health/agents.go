@@ -13,8 +13,8 @@ import (
 type Agent struct {
 	// Down says why services of the host are down, by their keys as text, such as "TCP 192.0.2.10:80".
 	Down map[string]string
-	// Late: it was heard, and is overdue. Its services are probed at once, as they are always, so that something is known
-	// of them when it is silent.
+	// Late: it was heard, and is overdue. Its services are probed at once, and the results count as always, so that
+	// something is known of them when it is silent.
 	Late bool
 	// Silent: it is not heard any more. That alone means nothing; but then the first probe that fails counts.
 	Silent bool

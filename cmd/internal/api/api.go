@@ -87,10 +87,14 @@ type Member struct {
 // hundred nodes.
 const BeatEvery = 200 * time.Millisecond
 
+// BeatStep divides the intervals of beats: agents send them while they look after their services.
+const BeatStep = 100 * time.Millisecond
+
 // BeatInterval is how often it does so in a cluster of that many nodes: a director hears at most some 500 beats a
-// second.
+// second. It is a multiple of BeatStep.
 func BeatInterval(nodes int) time.Duration {
-	return max(BeatEvery, time.Duration(nodes)*BeatEvery/100)
+	every := max(BeatEvery, time.Duration(nodes)*BeatEvery/100)
+	return (every + BeatStep - 1) / BeatStep * BeatStep
 }
 
 // Beat is what the agent of a real server tells the directors in a datagram, every EveryMS milliseconds and whenever
