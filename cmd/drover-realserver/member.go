@@ -124,7 +124,7 @@ func established(vips []netip.Addr) (list []string, err error) {
 		}
 		for _, s := range socks {
 			a, ok := netip.AddrFromSlice(s.ID.Source)
-			if ok && slices.Contains(vips, a.Unmap()) && live(s.State) {
+			if ok && slices.Contains(vips, a.Unmap()) && live(s.State, s.Retrans) {
 				list = append(list, fmt.Sprintf("%s:%d to %s:%d, %s, %d retransmissions", s.ID.Destination, s.ID.DestinationPort, s.ID.Source, s.ID.SourcePort, stateWord(s.State), s.Retrans))
 			}
 		}
@@ -151,12 +151,19 @@ func stateWord(state uint8) string {
 	return fmt.Sprintf("state %d", state)
 }
 
-// live reports whether somebody may still send data over a TCP connection in a state.
-func live(state uint8) bool {
+// unanswered is after how many retransmissions nobody is at the other end of a connection that this host has closed: some 6 s,
+// as the first comes after 200 ms and each takes twice as long as the one before (RFC 6298 section 5.5). A client that had
+// all before a new director knew of its connection is gone, and its last acknowledgement was lost there; the kernel
+// would go on for minutes (tcp_orphan_retries).
+const unanswered = 5
+
+// live reports whether somebody may still send data over a TCP connection in a state, or waits for ours.
+func live(state, retransmissions uint8) bool {
 	switch state {
-	case netlink.TCP_SYN_RECV, netlink.TCP_ESTABLISHED, netlink.TCP_FIN_WAIT1, netlink.TCP_CLOSE_WAIT, netlink.TCP_CLOSING, netlink.TCP_LAST_ACK:
-		// In FIN_WAIT1, CLOSING and LAST_ACK there is data of ours, or our FIN, on its way.
+	case netlink.TCP_SYN_RECV, netlink.TCP_ESTABLISHED, netlink.TCP_CLOSE_WAIT:
 		return true
+	case netlink.TCP_FIN_WAIT1, netlink.TCP_CLOSING, netlink.TCP_LAST_ACK: // data of ours, or our FIN, is on its way
+		return retransmissions < unanswered
 	}
 	return false // FIN_WAIT2: the client has everything; TIME_WAIT; no connection
 }
