@@ -138,7 +138,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 			if conn := conns[e]; conn != nil {
 				if e.proto == frame.TypeARP && !slices.Equal(conn.for4, addrs) {
 					if err := conn.SetBPF(othersFilter(conn.mac, addrs)); err != nil {
-						conn.Close() // it is opened again
+						w.log.Debug("the kernel takes no other filter; the socket is opened again", "interface", e.name, "error", err)
+						conn.Close()
 						continue
 					}
 					conn.for4 = addrs

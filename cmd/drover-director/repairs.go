@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/drover-lb/drover/cmd/internal/api"
@@ -13,29 +14,25 @@ import (
 // repairShown is for how long it is shown with a real server that its agent has put something right.
 const repairShown = 10 * time.Minute
 
-// repairs knows which repairs of agents are events already: the newest of each node. Times are those of the node.
-type repairs map[string]time.Time
+// repairs knows which repairs of agents are events already: those that each node told of last.
+type repairs map[string][]api.Repair
 
-// news returns the repairs of a node that are newer than those before. Of a node that is seen first, none is: they may be
-// from before this director started.
+// news returns the repairs of a node that it did not tell of before; by what they are and not by their times alone, which are
+// those of the node's clock. Of a node that is seen first, none is: they may be from before this director started.
 func (r repairs) news(node string, list []api.Repair) (out []api.Repair) {
-	known, seen := r[node]
-	newest := known
+	before, seen := r[node]
 	for _, x := range list {
-		if x.When.After(known) && seen {
+		if seen && !slices.ContainsFunc(before, func(y api.Repair) bool { return y.What == x.What && y.When.Equal(x.When) }) {
 			out = append(out, x)
 		}
-		if x.When.After(newest) {
-			newest = x.When
-		}
 	}
-	r[node] = newest
+	r[node] = list
 	return out
 }
 
 // keep forgets the nodes that are not known any more.
 func (r repairs) keep(known func(node string) bool) {
-	maps.DeleteFunc(r, func(node string, _ time.Time) bool { return !known(node) })
+	maps.DeleteFunc(r, func(node string, _ []api.Repair) bool { return !known(node) })
 }
 
 // repaired keeps that the agent of a node has put something right.

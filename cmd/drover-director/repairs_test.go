@@ -19,6 +19,8 @@ func TestRepairNews(t *testing.T) {
 		{[]api.Repair{at(1, "a")}, nil},
 		{[]api.Repair{at(1, "a"), at(2, "b"), at(3, "c")}, []string{"b", "c"}},
 		{[]api.Repair{at(1, "a"), at(2, "b"), at(3, "c")}, nil},
+		{[]api.Repair{at(3, "c"), at(9000, "d")}, []string{"d"}}, // the clock of the host was ahead,
+		{[]api.Repair{at(9000, "d"), at(4, "e")}, []string{"e"}}, // and is right again
 		{nil, nil}, // the agent was started again
 		{[]api.Repair{at(4, "a")}, []string{"a"}},
 	} {
