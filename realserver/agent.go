@@ -436,7 +436,7 @@ func (a *Agent) logChange(c sysctl.Change, ours bool) {
 	attrs := []any{"setting", c.Key, "from", c.From, "to", c.To}
 	switch {
 	case c.Action == sysctl.Written && !ours:
-		a.repairs = note(a.repairs, fmt.Sprintf("%s was set to %s by somebody, and back to %s", c.Key, c.From, c.To), time.Now())
+		a.repairs = note(a.repairs, netip.Addr{}, fmt.Sprintf("%s was set to %s by somebody, and back to %s", c.Key, c.From, c.To), time.Now())
 		a.log.Warn("setting was changed by somebody, set again", append(attrs, "reason", c.Reason)...)
 	case c.Action == sysctl.Written:
 		a.log.Info("setting made", append(attrs, "reason", c.Reason)...)
@@ -672,7 +672,7 @@ func (a *Agent) bind(snap *kernel.Snapshot) {
 		}
 		a.trouble("bind "+v.addr.String(), "failed to bind VIP", nil, "address", v.addr)
 		if v.bound {
-			a.repairs = note(a.repairs, fmt.Sprintf("%s was taken off %s by somebody, and put back", v.addr, device), time.Now())
+			a.repairs = note(a.repairs, v.addr, fmt.Sprintf("%s was taken off %s by somebody, and put back", v.addr, device), time.Now())
 			a.log.Warn("VIP was removed by somebody, put back", "address", v.addr, "interface", device)
 		} else {
 			a.log.Info("VIP bound", "address", v.addr, "interface", device)

@@ -1,6 +1,7 @@
 package realserver
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -9,6 +10,8 @@ import (
 type Repair struct {
 	When time.Time `json:"when"`
 	What string    `json:"what"` // for people
+	// VIP is the one that it was about; none: it was about all of the host.
+	VIP netip.Addr `json:"vip,omitzero"`
 }
 
 const (
@@ -19,7 +22,7 @@ const (
 )
 
 // note adds a repair of now to those that were made, the newest last, or not if it was told a moment ago.
-func note(list []Repair, what string, now time.Time) []Repair {
+func note(list []Repair, vip netip.Addr, what string, now time.Time) []Repair {
 	i := slices.IndexFunc(list, func(r Repair) bool { return r.What == what })
 	switch {
 	case i >= 0 && now.Sub(list[i].When) < repairGap:
@@ -29,5 +32,5 @@ func note(list []Repair, what string, now time.Time) []Repair {
 	case len(list) == maxRepairs:
 		list = slices.Delete(list, 0, 1)
 	}
-	return append(list, Repair{now, what})
+	return append(list, Repair{now, what, vip})
 }

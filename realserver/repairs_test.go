@@ -2,6 +2,7 @@ package realserver
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -14,13 +15,13 @@ func TestNote(t *testing.T) {
 		second int
 		what   string
 	}{{0, "a"}, {1, "b"}, {9, "a"}, {10, "a"}, {11, "a"}} {
-		list = note(list, x.what, at(x.second))
+		list = note(list, netip.Addr{}, x.what, at(x.second))
 	}
-	if want := []Repair{{at(1), "b"}, {at(10), "a"}}; !slices.Equal(list, want) {
+	if want := []Repair{{When: at(1), What: "b"}, {When: at(10), What: "a"}}; !slices.Equal(list, want) {
 		t.Errorf("got %v, want %v", list, want)
 	}
 	for i := range 2 * maxRepairs {
-		list = note(list, fmt.Sprint(i), at(20+i))
+		list = note(list, netip.Addr{}, fmt.Sprint(i), at(20+i))
 	}
 	if len(list) != maxRepairs || list[maxRepairs-1].What != fmt.Sprint(2*maxRepairs-1) {
 		t.Errorf("got %v", list)

@@ -369,7 +369,7 @@ func (a *agentView) trouble(vip netip.Addr, now time.Time) (out []api.Reason) {
 		out = append(out, api.Reason{Source: "gossip", Text: a.name + " is not heard, and is left as it was: who does not hear it cannot know better", Since: &since, Change: "bring " + a.name + " or its network back, or take it out: drover server drain " + a.name})
 	}
 	for _, x := range slices.Backward(a.agent.Repairs) {
-		if age := now.Sub(x.When); age < repairShown {
+		if age := now.Sub(x.When); age < repairShown && (!x.VIP.IsValid() || x.VIP == vip) {
 			since := x.When
 			out = append(out, api.Reason{Source: "agent", Text: x.What, Since: &since, Change: "find out who did that on " + a.name})
 		}

@@ -56,7 +56,8 @@ func TestServices(t *testing.T) {
 		{"draining", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.31"), Weight: 5, Draining: true, VIPs: vip(true, "silent", "")}},
 		{"gone", "left", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.32"), Weight: 1}},
 		{"good", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.33"), Weight: 7, VIPs: vip(true, "silent", ""),
-			Repairs: []api.Repair{{When: time.Now().Add(-time.Hour), What: "an old one"}, {When: time.Now().Add(-time.Minute), What: "192.0.2.10 was taken off"}}}},
+			Repairs: []api.Repair{{When: time.Now().Add(-time.Hour), What: "an old one"}, {When: time.Now().Add(-time.Minute), What: "192.0.2.99 was taken off", VIP: ip("192.0.2.99")}, // another service's
+				{When: time.Now().Add(-time.Minute), What: "192.0.2.10 was taken off", VIP: ip("192.0.2.10")}}}},
 		{"loud", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.34"), Weight: 1, VIPs: vip(false, "loud", "answers ARP")}},
 		{"mute", "failed", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.35"), Weight: 1, VIPs: vip(true, "silent", "")}},
 		{"new", "alive", time.Time{}, &api.Agent{Pool: "web", Address: ip("10.0.0.36"), Weight: 1}},

@@ -302,7 +302,7 @@ func (m *member) publish(c *realserver.Config, st realserver.Status) {
 		out.Draining, out.DrainingSince, out.Drain = true, t.UTC(), c.Drain.Seconds()
 	}
 	for _, x := range st.Repairs {
-		out.Repairs = append(out.Repairs, api.Repair{When: x.When.UTC(), What: x.What})
+		out.Repairs = append(out.Repairs, api.Repair{When: x.When.UTC(), What: x.What, VIP: x.VIP})
 	}
 	for _, v := range st.VIPs {
 		ready := v.Bound && (v.Phase == realserver.Silent || v.Phase == realserver.Unproven || v.Phase == realserver.Held)

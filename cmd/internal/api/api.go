@@ -132,8 +132,9 @@ type Agent struct {
 
 // Repair is something that was put right.
 type Repair struct {
-	When time.Time `json:"when"` // by the clock of the host
-	What string    `json:"what"`
+	When time.Time  `json:"when"` // by the clock of the host
+	What string     `json:"what"`
+	VIP  netip.Addr `json:"vip,omitzero"` // that it was about; none: it was about all of the host
 }
 
 // AgentVIP is the state of a VIP on a real server.
