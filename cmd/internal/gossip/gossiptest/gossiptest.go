@@ -6,12 +6,13 @@ import (
 	"log/slog"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cluster/clustertest"
 )
 
-// Join starts a node that ends with the test, or earlier by stop.
+// Join starts a node that ends with the test, or earlier by stop. The test is to be in a bubble of testing/synctest.
 func Join(t *testing.T, net *clustertest.Network, name string, role cluster.Role, seeds ...string) (n *cluster.Node, stop func()) {
 	t.Helper()
 	return JoinWith(t, net, name, role, func(*cluster.Node) {}, seeds...)
@@ -38,6 +39,7 @@ func JoinWith(t *testing.T, net *clustertest.Network, name string, role cluster.
 		}
 		done <- nil
 	}
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // after all nodes have stopped: probes that memberlist was about to end
 	t.Cleanup(stop)
 	<-n.Ready()
 	return n, stop
