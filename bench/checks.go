@@ -197,23 +197,9 @@ func checkedOnce(ctx context.Context, g *guest, path string, probes, endpoints, 
 	return nil
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // checkPublic fails unless the table of this namespace, without what the director's checks have there, has the shape.
 func checkPublic(ctx context.Context, s shape) error {
-	c, err := ipvs.Dial(ctx, ipvs.Config{})
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	table, err := c.Services(ctx)
+	table, err := tableHere(ctx)
 	if err != nil {
 		return err
 	}
@@ -222,12 +208,7 @@ func checkPublic(ctx context.Context, s shape) error {
 
 // privateConnections are the connections that the kernel has counted for each service of a director's own checks.
 func privateConnections(ctx context.Context) (map[uint32]uint64, error) {
-	c, err := ipvs.Dial(ctx, ipvs.Config{})
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	table, err := c.Services(ctx)
+	table, err := tableHere(ctx)
 	if err != nil {
 		return nil, err
 	}

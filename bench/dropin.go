@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/net/ipv4"
 
+	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/ipvs"
 )
 
@@ -83,18 +84,7 @@ func printed(ctx context.Context, g *guest, what string, connections int, args [
 	if err != nil {
 		return r, err
 	}
-	timed := func(f *Figure, argv ...string) error {
-		out, err := os.Create(filepath.Join(dir, "out"))
-		if err != nil {
-			return err
-		}
-		defer out.Close()
-		took, err := command(ctx, nil, out, argv...)
-		if err == nil {
-			f.took(took)
-		}
-		return err
-	}
+	timed := func(f *Figure, argv ...string) error { return printing(ctx, f, filepath.Join(dir, "out"), argv...) }
 	return r, inNamespace(func() error {
 		c, err := ipvs.Dial(ctx, ipvs.Config{})
 		if err != nil {
@@ -116,7 +106,6 @@ func printed(ctx context.Context, g *guest, what string, connections int, args [
 
 const (
 	manyConnections = 100000
-	syncPort        = 8848 // IP_VS_SYNC_PORT in net/netfilter/ipvs/ip_vs_sync.c
 	// perMessage connections make a message of the kernel's usual length.
 	perMessage = 40
 	// syncPatience bounds the wait for the kernel to take in what it was sent.
@@ -130,7 +119,7 @@ func connect(ctx context.Context, c *ipvs.Client, n int) error {
 		return nil
 	}
 	group := netip.AddrFrom4([4]byte{224, 0, 0, 81})
-	if err := c.StartDaemon(ctx, ipvs.Daemon{Role: ipvs.Backup, Interface: "eth0", SyncID: 1, Group: group, Port: syncPort, TTL: 1}); err != nil {
+	if err := c.StartDaemon(ctx, ipvs.Daemon{Role: ipvs.Backup, Interface: "eth0", SyncID: 1, Group: group, Port: settings.DefaultSyncPort, TTL: 1}); err != nil {
 		return err
 	}
 	conn, err := net.ListenPacket("udp4", "10.0.0.5:0")
@@ -146,7 +135,7 @@ func connect(ctx context.Context, c *ipvs.Client, n int) error {
 	if err := errors.Join(p.SetMulticastInterface(eth0), p.SetMulticastLoopback(true)); err != nil {
 		return err
 	}
-	to := &net.UDPAddr{IP: group.AsSlice(), Port: syncPort}
+	to := &net.UDPAddr{IP: group.AsSlice(), Port: settings.DefaultSyncPort}
 	end := time.Now().Add(syncPatience)
 	for sent := 0; sent < n; {
 		// What its socket's buffer has room for, and then no more before the kernel has taken that in.

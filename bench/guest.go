@@ -197,6 +197,39 @@ func command(ctx context.Context, stdin, stdout *os.File, argv ...string) (time.
 	return took, nil
 }
 
+// printing runs a program to its end, with its output in a file, and times it.
+func printing(ctx context.Context, f *Figure, path string, argv ...string) error {
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	took, err := command(ctx, nil, out, argv...)
+	if err == nil {
+		f.took(took)
+	}
+	return err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// tableHere reads the table of this namespace.
+func tableHere(ctx context.Context) ([]ipvs.ServiceEntry, error) {
+	c, err := ipvs.Dial(ctx, ipvs.Config{})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return c.Services(ctx)
+}
+
 // count fails unless the table of this namespace has the shape.
 func (s shape) count(ctx context.Context, c *ipvs.Client) error {
 	table, err := c.Services(ctx)

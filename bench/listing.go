@@ -43,16 +43,9 @@ func list(ctx context.Context, g *guest, sh shape) ([]Row, error) {
 	// timed runs a command, and returns what it printed.
 	timed := func(f *Figure, argv ...string) ([]byte, error) {
 		path := filepath.Join(dir, "out")
-		out, err := os.Create(path)
-		if err != nil {
+		if err := printing(ctx, f, path, argv...); err != nil {
 			return nil, err
 		}
-		defer out.Close()
-		took, err := command(ctx, nil, out, argv...)
-		if err != nil {
-			return nil, err
-		}
-		f.took(took)
 		return os.ReadFile(path)
 	}
 	err = inNamespace(func() error {

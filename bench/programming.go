@@ -108,10 +108,9 @@ func reconcile(ctx context.Context, c *ipvs.Client, f *spec.File) (commands int,
 
 // check fails unless the table of this namespace has the shape.
 func check(ctx context.Context, sh shape) error {
-	c, err := ipvs.Dial(ctx, ipvs.Config{})
+	table, err := tableHere(ctx)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	return sh.count(ctx, c)
+	return sh.of(table)
 }

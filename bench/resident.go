@@ -103,10 +103,8 @@ func watch(ctx context.Context, g *guest, director, agent *usage) (err error) {
 			return err
 		}
 	}
-	select {
-	case <-time.After(idleTime):
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := sleep(ctx, idleTime); err != nil {
+		return err
 	}
 	for _, p := range all {
 		pid := p.cmd.Process.Pid

@@ -37,16 +37,22 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// The files that the README tells a reader to write are good.
-func TestReadme(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "director.yaml")
+// writeKey makes a key of a cluster.
+func writeKey(t *testing.T, path string) {
+	t.Helper()
 	key, err := keyring.Generate()
 	if err == nil {
-		err = os.WriteFile(filepath.Join(filepath.Dir(path), "cluster.key"), []byte(key+"\n"), 0o600)
+		err = os.WriteFile(path, []byte(key+"\n"), 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The files that the README tells a reader to write are good.
+func TestReadme(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "director.yaml")
+	writeKey(t, filepath.Join(filepath.Dir(path), "cluster.key"))
 	for _, text := range readmetest.Files(t, "/etc/drover/director.yaml", 2) {
 		write(t, path, text)
 		if _, warnings, err := describe(path); err != nil || len(warnings) > 0 {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,7 +18,6 @@ import (
 	"github.com/drover-lb/drover/cluster"
 	"github.com/drover-lb/drover/cluster/clustertest"
 	"github.com/drover-lb/drover/cluster/election"
-	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cluster/lease"
 	"github.com/drover-lb/drover/cluster/replica"
 	"github.com/drover-lb/drover/cluster/settings"
@@ -104,13 +102,7 @@ func TestQualify(t *testing.T) {
 // it nor the agents of real servers take that for one without services and VIPs.
 func TestStoredSpecificationDoesNotFit(t *testing.T) {
 	dir := t.TempDir()
-	key, err := keyring.Generate()
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "key"), []byte(key+"\n"), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	writeKey(t, filepath.Join(dir, "key"))
 	store, err := replica.Open(filepath.Join(dir, "data", "spec"))
 	if err != nil {
 		t.Fatal(err)

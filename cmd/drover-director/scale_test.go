@@ -28,7 +28,6 @@ import (
 
 	"github.com/drover-lb/drover/arp"
 	"github.com/drover-lb/drover/cluster"
-	"github.com/drover-lb/drover/cluster/keyring"
 	"github.com/drover-lb/drover/cluster/settings"
 	"github.com/drover-lb/drover/cmd/internal/api"
 	"github.com/drover-lb/drover/cmd/internal/gossip"
@@ -484,13 +483,7 @@ func quantiles(list []time.Duration) string {
 
 func scale(t *testing.T, n int) scaleFigures {
 	dir := t.TempDir()
-	key, err := keyring.Generate()
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "key"), []byte(key+"\n"), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	writeKey(t, filepath.Join(dir, "key"))
 	f := scaleFigures{Agents: n}
 	isReady := func(s said) bool { return s.Ready }
 	var directors []*child
